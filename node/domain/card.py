@@ -1,0 +1,36 @@
+"""A model's card: what it is for, what goes in, what its numbers mean."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from node.domain.findings import Code
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClass:
+    """One output class: its code, and the probability (0–1) from which it counts as present."""
+
+    code: Code
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One thing a series must fulfil: a condition, and the words for the report where it does not."""
+
+    name: str
+    when: Mapping[str, object]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The part of `card.json` that the node acts on."""
+
+    name: str
+    version: str
+    intended_use: str
+    input_shape: tuple[int, ...]
+    classes: tuple[ModelClass, ...]
+    requirements: tuple[Requirement, ...]
+    parameters: tuple[str, ...]

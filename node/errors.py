@@ -1,0 +1,85 @@
+"""Every exception the node raises on purpose.
+
+SightlineError
+├── PermanentError            the job ends and the reason is reported
+│   ├── ConfigurationError      a key, value or file of the configuration
+│   ├── DatasetError            a data set that cannot be read as DICOM, or lacks what it must have
+│   ├── PixelError              pixel data that is absent, damaged, or not decodable here
+│   ├── GeometryError           spacing, orientation or positions that contradict each other
+│   ├── ModelError              a model that is missing, damaged, or fed the wrong input
+│   ├── ConformanceError        a result that must not leave the node
+│   ├── DeliveryRefusedError    a destination that refuses the object for good
+│   └── StoreError              a store that holds something else than its index says
+└── TransientError            worth another try later
+    ├── DestinationUnreachableError   no association, no answer, or "try later"
+    └── OutOfResourcesError           disk or memory is short now
+"""
+
+
+class SightlineError(Exception):
+    """Anything the node raises on purpose; its text is fit for a log: UIDs, no patient."""
+
+
+class PermanentError(SightlineError):
+    """Another try cannot help: the job ends with this reason."""
+
+
+class TransientError(SightlineError):
+    """Another try may help: the workflow makes it, with back-off."""
+
+
+class ConfigurationError(PermanentError):
+    """The configuration cannot be used; `problems` holds every reason found, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class _UidError(PermanentError):
+    """A permanent fault of one object, named by its UID or file name."""
+
+    def __init__(self, uid: str, message: str) -> None:
+        super().__init__(f"{uid}: {message}")
+        self.uid = uid
+        self.message = message
+
+
+class DatasetError(_UidError):
+    """A data set cannot be read as DICOM, or lacks an attribute it must have."""
+
+
+class PixelError(_UidError):
+    """Pixel data is absent, damaged, or in an encoding that cannot be decoded here."""
+
+
+class GeometryError(_UidError):
+    """Spacing, orientation or positions contradict each other."""
+
+
+class ModelError(_UidError):
+    """A model is missing or damaged, or was given an input it does not take."""
+
+
+class ConformanceError(_UidError):
+    """A result breaks a rule of the conformance gate and must not leave."""
+
+
+class StoreError(_UidError):
+    """A file in the store is missing or is not what the index says."""
+
+
+class DeliveryRefusedError(_UidError):
+    """A destination refuses an object for good (SOP class, identifier, data set)."""
+
+
+class DestinationUnreachableError(TransientError):
+    """A destination gives no association or no answer, or asks to try later."""
+
+    def __init__(self, destination: str, message: str) -> None:
+        super().__init__(f"{destination}: {message}")
+        self.destination = destination
+
+
+class OutOfResourcesError(TransientError):
+    """Disk or memory is short at the moment."""

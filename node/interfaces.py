@@ -1,0 +1,69 @@
+"""Everything that can be replaced: what the node asks of a listener, engine, pipeline and destination."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from node.domain.card import ModelCard
+from node.domain.findings import Findings
+from node.domain.study import Series
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+class Listener(Protocol):
+    """Takes studies in from somewhere, stores them, and acknowledges what is safe on disk."""
+
+    def start(self) -> None:
+        """Open the door; returns once it is open."""
+
+    def stop(self) -> None:
+        """Take nothing new, finish what is under way, close."""
+
+
+class Engine(Protocol):
+    """Runs the models of one repository."""
+
+    def infer(self, model: str, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
+        """Return the named outputs, batch first; a batch the model cannot take is divided.
+
+        Raises ModelError for an unknown model or an input of another shape or type than it takes.
+        """
+
+    def card(self, model: str) -> ModelCard:
+        """Return the card of a model; raises ModelError where there is none."""
+
+    def check(self, model: str) -> None:
+        """Raise ModelError unless the model is there, whole (sha256), and answers."""
+
+
+class Pipeline(Protocol):
+    """Turns one series into findings. An implementation is a frozen dataclass: its fields are its options."""
+
+    @property
+    def model(self) -> str:
+        """The model in the repository whose card speaks for this pipeline."""
+
+    def analyze(self, series: Series, engine: Engine) -> Findings:
+        """Return what is in the series; raises PermanentError where it cannot be read."""
+
+
+class Destination(Protocol):
+    """Takes result objects out."""
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration."""
+
+    def deliver(self, paths: Sequence[Path]) -> None:
+        """Return once every object was accepted.
+
+        Raises DestinationUnreachableError where another try may help, DeliveryRefusedError where it cannot.
+        Delivering an object twice must do no harm.
+        """
+
+    def check(self) -> None:
+        """Raise DestinationUnreachableError unless the peer answers."""
