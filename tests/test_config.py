@@ -1,0 +1,394 @@
+"""The configuration: defaults, what it accepts, and every problem at once."""
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from node import config
+from node.config import (
+    ApplicationEntitySettings,
+    Configuration,
+    DestinationSettings,
+    PipelineSettings,
+    ReceiveSettings,
+    TriageRule,
+    check_configuration,
+    load,
+)
+from node.domain.conditions import parse
+from node.domain.findings import Priority
+from node.errors import ConfigurationError
+
+SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "sightline.toml"
+SPLEEN = '''
+"""A pipeline of a site's own."""
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Spleen:
+    organ: str
+    threshold: float = 0.5
+    members: int = 1
+    is_fast: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.threshold <= 1:
+            raise ValueError("threshold: expected 0 to 1")
+
+    def analyze(self, series, engine):
+        return None
+
+class NoDataclass:
+    def analyze(self, series, engine):
+        return None
+'''
+
+
+@pytest.fixture
+def spleen(tmp_path, monkeypatch):
+    (tmp_path / "site_spleen.py").write_text(SPLEEN)
+    (tmp_path / "site_broken.py").write_text("raise ImportError('no such wheel')")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def problems_of(toml):
+    with pytest.raises(ConfigurationError) as caught:
+        check_configuration(tomllib.loads(toml))
+    return caught.value.problems
+
+
+# --- defaults
+
+
+def test_without_a_file_everything_has_a_default():
+    configuration = load(None)
+
+    assert configuration.receive.port == 11112
+    assert list(configuration.pipelines) == ["chest_xray"]
+    assert configuration.receive.scopes == {"SIGHTLINE": ("*",)}
+    assert configuration.destinations == {}
+
+
+def test_an_empty_file_is_the_default(tmp_path):
+    path = tmp_path / "sightline.toml"
+    path.touch()
+
+    assert load(path) == load(None)
+
+
+def test_the_shipped_file_says_the_defaults():
+    assert load(SHIPPED) == load(None)
+
+
+def test_the_shipped_file_documents_every_key():
+    given = tomllib.loads(
+        re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    )
+
+    assert set(given) == names(Configuration)
+    assert set(given["receive"]) == names(ReceiveSettings)
+    assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
+    assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
+    assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
+    for section in ("assembly", "engine", "workflow", "web", "log"):
+        assert set(given[section]) == names(type(getattr(Configuration(), section)))
+
+
+def test_the_commented_example_destination_is_valid_and_says_the_defaults():
+    text = re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+
+    (pacs,) = check_configuration(tomllib.loads(text)).destinations.values()
+
+    assert pacs == DestinationSettings(host="127.0.0.1", port=4242, ae_title="PACS")
+
+
+def names(cls):
+    return set(cls.__dataclass_fields__)
+
+
+# --- what it accepts
+
+
+def test_a_file_replaces_only_what_it_names(tmp_path):
+    path = tmp_path / "sightline.toml"
+    path.write_text('data = "/srv/sightline"\n[receive]\nport = 104\n')
+
+    configuration = load(path)
+
+    assert configuration.data == Path("/srv/sightline")
+    assert configuration.receive == replace(load(None).receive, port=104)
+    assert configuration.pipelines == load(None).pipelines
+
+
+def test_two_ae_titles_have_their_own_scope():
+    configuration = check_configuration(
+        tomllib.loads("""
+            [receive.application_entities.SIGHTLINE]
+            pipelines = ["chest_xray"]
+            [receive.application_entities."AI RESEARCH"]
+            pipelines = []
+            allow_callers = ["PACS"]
+        """)
+    )
+
+    assert configuration.receive.scopes == {"SIGHTLINE": ("chest_xray",), "AI RESEARCH": ()}
+    assert configuration.receive.application_entities["AI RESEARCH"].allow_callers == ("PACS",)
+
+
+def test_a_new_model_is_one_entry(spleen):
+    configuration = check_configuration(
+        tomllib.loads("""
+            [pipelines.spleen]
+            use = "site_spleen:Spleen"
+            when = { modality = "CT", body_part_examined = ["ABDOMEN"] }
+            priority = "urgent"
+            deliver_to = ["pacs"]
+            options = { organ = "spleen", threshold = 1 }
+            [destinations.pacs]
+            host = "pacs.example.org"
+            port = 104
+            ae_title = "PACS"
+        """)
+    )
+
+    pipeline = configuration.pipelines["spleen"]
+    assert pipeline.when == parse({"modality": "CT", "body_part_examined": ["ABDOMEN"]})
+    assert pipeline.priority is Priority.URGENT
+    assert pipeline.deliver_to == ("pacs",)
+    assert (pipeline.build().organ, pipeline.build().threshold) == ("spleen", 1)
+
+
+def test_triage_rules_replace_the_default_ones():
+    given = tomllib.loads('[[triage]]\nfinding = "75570004"\nat_least = 1\npriority = "stat"')
+
+    assert check_configuration(given).triage == (
+        TriageRule(finding="75570004", at_least=1.0, priority=Priority.STAT),
+    )
+
+
+def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(tmp_path, monkeypatch):
+    package, elsewhere = tmp_path / "checkout" / "node", tmp_path / "elsewhere"
+    for folder in (package, elsewhere, package.parent / "triton_repo"):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(config, "__file__", str(package / "config.py"))
+    monkeypatch.chdir(elsewhere)
+
+    beside = load(None).engine.repository
+    named = check_configuration({"engine": {"repository": "./models"}}).engine.repository
+    (elsewhere / "triton_repo").mkdir()
+    here = load(None).engine.repository
+
+    assert beside == package.parent.resolve() / "triton_repo"
+    assert named == Path("models")
+    assert here == Path("triton_repo")
+
+
+# --- what it refuses
+
+PACS = 'host = "a"\nport = 104\nae_title = "A"\n'
+
+
+@pytest.mark.parametrize(
+    ("toml", "problem"),
+    [
+        ('[receive]\nport = "abc"', 'receive.port: "abc" – expected an integer 1–65535'),
+        ("[receive]\nport = 0", "receive.port: 0 – expected an integer 1–65535"),
+        ("[receive]\nport = true", "receive.port: true – expected an integer 1–65535"),
+        ("[receive]\nprot = 1", "receive.prot: unknown key – did you mean port?"),
+        ("[recieve]\nport = 1", "recieve: unknown key – did you mean receive?"),
+        ("zzz = 1", "zzz: unknown key"),
+        ("receive = 1", "receive: 1 – expected a table"),
+        ("data = 1", "data: 1 – expected the name of a file or folder"),
+        ("[assembly]\nquiet_period_s = nan", "assembly.quiet_period_s: NaN – expected a number 0–86400"),
+        ("[assembly]\nquiet_period_s = -1", "assembly.quiet_period_s: -1 – expected a number 0–86400"),
+        (
+            "[receive]\naccept_private_classes = 1",
+            "receive.accept_private_classes: 1 – expected true or false",
+        ),
+        (
+            '[receive]\nallow_hosts = ["pacs"]',
+            'receive.allow_hosts[0]: "pacs" – expected an IP address, or a network such as 10.1.0.0/16',
+        ),
+        ('[receive]\nallow_hosts = "::1"', 'receive.allow_hosts: "::1" – expected a list'),
+        ('[web]\nhost = "my host"', 'web.host: "my host" – expected a host name or an IP address'),
+        ("[web]\nport = 11112", "web.port: 11112 – expected another port than receive.port"),
+        ('[log]\nlevel = "warn"', 'log.level: "warn" – expected debug or info or warning or error'),
+        ('[engine]\nkind = "tensorrt"', 'engine.kind: "tensorrt" – expected onnx'),
+        ('[workflow]\ndatabase = "mysql://x"', 'workflow.database: "mysql://x" – expected sqlite:///FILE'),
+        (
+            '[receive.application_entities."SEVENTEEN_LETTERS"]',
+            'receive.application_entities.SEVENTEEN_LETTERS: "SEVENTEEN_LETTERS" – expected an AE title',
+        ),
+        (
+            '[receive.application_entities." A"]',
+            'receive.application_entities." A": " A" – expected an AE title',
+        ),
+        (
+            "[receive.application_entities.A]\nallow_callers = ['B\\C']",
+            'receive.application_entities.A.allow_callers[0]: "B\\\\C" – expected an AE title',
+        ),
+        (
+            '[receive.application_entities.A]\npipelines = ["chest_xry"]',
+            'receive.application_entities.A.pipelines[0]: "chest_xry" – expected a declared pipeline '
+            "(*, chest_xray) – did you mean chest_xray?",
+        ),
+        ("[receive.application_entities]", "receive.application_entities: {} – expected at least one entry"),
+        (
+            "[receive.application_entities.A]\nallow_callers = []",
+            "receive.application_entities.A.allow_callers: [] – expected at least one entry",
+        ),
+        ('[[triage]]\nfinding = "x"\nat_least = 0.5', "triage[0].priority: missing – this key must be given"),
+        (
+            '[[triage]]\nfinding = "x"\nat_least = 50\npriority = "stat"',
+            "triage[0].at_least: 50 – expected a number 0–1",
+        ),
+        (
+            '[[triage]]\nfinding = "x"\nat_least = 0.5\npriority = "urgnt"',
+            'triage[0].priority: "urgnt" – expected stat or urgent or routine – did you mean urgent?',
+        ),
+        (
+            '[destinations.a]\nhost = "a"\nport = 1',
+            "destinations.a.ae_title: missing – this key must be given",
+        ),
+        (
+            f'[destinations.a]\n{PACS}objects = ["finding_sr"]',
+            'destinations.a.objects[0]: "finding_sr" – expected findings_sr or summary_sr or '
+            "secondary_capture – did you mean findings_sr?",
+        ),
+        (f'[destinations."a b"]\n{PACS}', 'destinations."a b": "a b" – expected a name of 1–64 letters'),
+        (
+            '[destinations.a]\nhost = "localhost"\nport = 11112\nae_title = "A"',
+            "destinations.a.port: 11112 – expected an archive, not this node",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(toml, problem):
+    (found,) = problems_of(toml)
+
+    assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ('use = "site_spleen"', 'pipelines.s.use: "site_spleen" – expected where the class is'),
+        ('use = "site_splen:Spleen"', 'pipelines.s.use: "site_splen:Spleen" – expected a class that can be'),
+        ('use = "site_spleen:Splen"', 'pipelines.s.use: "site_spleen:Splen" – expected a class that can be'),
+        (
+            'use = "site_broken:Spleen"',
+            'pipelines.s.use: "site_broken:Spleen" – expected a class that can be',
+        ),
+        (
+            'use = "site_spleen:NoDataclass"',
+            'pipelines.s.use: "site_spleen:NoDataclass" – expected a dataclass',
+        ),
+        ("options = {}", "pipelines.s.options.organ: missing – Spleen needs it"),
+        (
+            'options = { organ = "x", treshold = 0.4 }',
+            "pipelines.s.options.treshold: unknown key – did you mean threshold?",
+        ),
+        (
+            'options = { organ = "x", threshold = "high" }',
+            'pipelines.s.options.threshold: "high" – expected a number',
+        ),
+        (
+            'options = { organ = "x", members = 1.5 }',
+            "pipelines.s.options.members: 1.5 – expected an integer",
+        ),
+        ('options = { organ = "x", is_fast = 1 }', "pipelines.s.options.is_fast: 1 – expected true or false"),
+        ('options = { organ = "x", threshold = 7 }', "pipelines.s.options: "),
+        (
+            'deliver_to = ["pcas"]',
+            'pipelines.s.deliver_to[0]: "pcas" – expected a declared destination (pacs)',
+        ),
+        ("when = {}", "pipelines.s.when: {} – expected attribute = value"),
+        ('when = { modalty = "CT" }', "pipelines.s.when.modalty: unknown attribute – did you mean modality?"),
+        ('priority = "asap"', 'pipelines.s.priority: "asap" – expected stat or urgent or routine'),
+    ],
+)
+def test_a_wrong_pipeline_is_named_with_its_key_and_what_is_allowed(entry, problem, spleen):
+    good = {
+        "use": '"site_spleen:Spleen"',
+        "when": '{ modality = "CT" }',
+        "options": '{ organ = "spleen" }',
+    }
+    key, _, value = entry.partition(" = ")
+    lines = "\n".join(f"{name} = {written}" for name, written in (good | {key: value}).items())
+
+    (found,) = problems_of(f"[pipelines.s]\n{lines}\n[destinations.pacs]\n{PACS}")
+
+    assert found.startswith(problem)
+
+
+def test_all_problems_of_a_file_are_reported_at_once(spleen):
+    problems = problems_of("""
+        colour = "blue"
+        [receive]
+        port = "abc"
+        [receive.application_entities.A]
+        pipelines = ["spleen"]
+        [pipelines.s]
+        use = "site_spleen:Spleen"
+        when = { modalty = "CT", rows = { mim = 3 } }
+        deliver_to = ["archive"]
+        options = { organ = "x", treshold = 0.4 }
+        [destinations.pacs]
+        host = "pacs"
+        port = 104
+    """)
+
+    assert [problem.split(":")[0] for problem in problems] == [
+        "colour",
+        "receive.port",
+        "pipelines.s.when.modalty",
+        "pipelines.s.when.rows.mim",
+        "destinations.pacs.ae_title",
+        "pipelines.s.deliver_to[0]",
+        "receive.application_entities.A.pipelines[0]",
+        "pipelines.s.options.treshold",
+    ]
+
+
+def test_a_destination_with_a_wrong_value_is_still_a_declared_destination():
+    problems = problems_of("""
+        [pipelines.s]
+        use = "no colon"
+        when = { modality = "CT" }
+        deliver_to = ["pacs"]
+        [destinations.pacs]
+        host = "pacs"
+        port = 0
+        ae_title = "PACS"
+    """)
+
+    assert [problem.split(":")[0] for problem in problems] == ["pipelines.s.use", "destinations.pacs.port"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[receive]\nport 104", "line 2"),
+        (b'data = "\xff"', "not a TOML file"),
+        (b"a = 1\na = 2", "overwrite"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_problem_that_says_where(content, words, tmp_path):
+    path = tmp_path / "sightline.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: ")
+    assert words in problem
+
+
+def test_a_file_that_is_not_there_is_a_problem_in_words(tmp_path):
+    path = tmp_path / "missing.toml"
+
+    with pytest.raises(ConfigurationError, match="cannot be read – No such file"):
+        load(path)
