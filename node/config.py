@@ -32,7 +32,7 @@ from node.config_checks import (
 )
 from node.domain.conditions import Condition, parse
 from node.domain.findings import Priority
-from node.domain.problems import did_you_mean, join, problem, unknown
+from node.domain.problems import did_you_mean, join, problem, split_key, unknown
 from node.errors import ConfigurationError
 from node.interfaces import Pipeline
 
@@ -194,6 +194,34 @@ def load(path: Path | None) -> Configuration:
     Raises ConfigurationError with every problem of the file.
     """
     return check_configuration({} if path is None else _read(path))
+
+
+def load_usable(path: Path | None) -> tuple[Configuration, list[str]]:
+    """Return what a file says as far as it can be used, and its problems: to look on, never to work with.
+
+    Raises ConfigurationError for a file that cannot be read, or is no TOML.
+    """
+    given = {} if path is None else _read(path)
+    problems: list[str] = []
+    while True:
+        try:
+            return check_configuration(given), problems
+        except ConfigurationError as error:
+            found = [one for one in error.problems if one not in problems]
+            problems += found
+            for one in found:
+                given = _without(given, split_key(one.partition(": ")[0]))
+            if not found:
+                return Configuration(), problems
+
+
+def _without(given: Table, names: list[str]) -> Table:
+    """Return a table without one entry; where the entry is missing, without the table that lacks it."""
+    name, *rest = names
+    inner = given.get(name)
+    if not rest or not isinstance(inner, dict) or (len(rest) == 1 and rest[0] not in inner):
+        return {key: value for key, value in given.items() if key != name}
+    return {**given, name: _without(inner, rest)}
 
 
 def check_configuration(given: Table) -> Configuration:

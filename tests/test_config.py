@@ -17,6 +17,7 @@ from node.config import (
     TriageRule,
     check_configuration,
     load,
+    load_usable,
 )
 from node.domain.conditions import parse
 from node.domain.findings import Priority
@@ -392,3 +393,32 @@ def test_a_file_that_is_not_there_is_a_problem_in_words(tmp_path):
 
     with pytest.raises(ConfigurationError, match="cannot be read – No such file"):
         load(path)
+
+
+def test_what_can_be_used_of_a_bad_file_is_looked_at_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "sightline.toml"
+    path.write_text(
+        'data = 5\n[receive]\nport = 104\nhots = "x"\n'
+        '[destinations.pacs]\nhost = "pacs"\nport = 105\nae_title = "PACS"\ntimeout_s = "soon"\n'
+        '[destinations.other]\nhost = "other"\n'
+    )
+
+    configuration, problems = load_usable(path)
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "data",
+        "receive.hots",
+        "destinations.pacs.timeout_s",
+        "destinations.other.ae_title",
+        "destinations.other.port",
+    ]
+    assert configuration.receive.port == 104
+    assert list(configuration.destinations) == ["pacs"]
+    assert configuration.destinations["pacs"].timeout_s == 30
+
+
+def test_a_good_file_is_used_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sightline.toml"
+    path.write_text("[receive]\nport = 104\n")
+
+    assert load_usable(path) == (load(path), [])

@@ -59,8 +59,8 @@ class Uncertainty:
 class Score:
     """The calibrated probability (0–1) of one finding, its decision threshold and its uncertainty.
 
-    `activation` is (rows, columns) float32 in 0–1 over the whole source image at the network's own resolution:
-    where the network looked for this finding; None where the model gives no map.
+    `activation` is (rows, columns) float32 in 0–1 over the whole source image at the network's own
+    resolution: where the network looked for this finding; None where the model gives no map.
     """
 
     code: Code

@@ -11,8 +11,8 @@ class Image:
     """One projection radiograph, as the radiologist would see it.
 
     `pixels` is (rows, columns) float32 in 0–1 after modality LUT, VOI LUT or window, with padding at 0 and
-    bright for dense (the sense of MONOCHROME2). `spacing_yx_mm` is at the patient where Pixel Spacing gives it,
-    else at the detector (Imager Pixel Spacing), else None; `spacing_attribute` says which keyword it came from.
+    bright for dense (the sense of MONOCHROME2). `spacing_yx_mm` is at the patient where Pixel Spacing gives
+    it, else at the detector (Imager Pixel Spacing), else None; `spacing_attribute` is the keyword it is from.
     """
 
     sop_instance_uid: str

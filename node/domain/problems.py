@@ -37,6 +37,12 @@ def join(key: str, name: str) -> str:
     return f"{key}.{written}" if key else written
 
 
+def split_key(key: str) -> list[str]:
+    """Return the names in a full key, without quotes and without numbers of list entries."""
+    names = re.findall(r'"(?:[^"\\]|\\.)*"|[^.\[\]]+', re.sub(r"\[\d+\]", "", key))
+    return [str(json.loads(name)) if name.startswith('"') else name for name in names]
+
+
 def last_name(key: str) -> str:
     """Return the last part of a full key, without quotes."""
     quoted = re.search(r'"((?:[^"\\]|\\.)*)"$', key)

@@ -1,4 +1,4 @@
-"""What came in: instances, grouped into series and studies."""
+"""What came in: instances, and the series they make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from pathlib import Path
 
 AttributeValue = str | int | float | bool | None | tuple[str, ...] | tuple[float, ...]
 """A plain value of one attribute: a scalar, or a tuple where the attribute is multi-valued."""
+
+# One instance of these is a whole picture, read by itself; of the others the series is.
+PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,3 @@ class Series:
     series_instance_uid: str
     instances: tuple[Instance, ...]
     attributes: Mapping[str, AttributeValue]
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """One study: its series, and the evidence on which it was taken to be complete."""
-
-    study_instance_uid: str
-    series: tuple[Series, ...]
-    evidence: str

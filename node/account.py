@@ -1,0 +1,108 @@
+"""The account of a study: what became of it, as plain JSON.
+
+This is the public contract that `demo`, `process` and `studies` print with `--json`; README.md describes it.
+"""
+
+from typing import Any
+
+from node.domain.findings import Outcome, Priority, Score
+from node.index import ANALYZED, DELIVERED, PENDING, Index, Json
+
+# The outcome of a study is the first of these that one of its runs ended with.
+OUTCOMES_BY_WEIGHT = (Outcome.FINDINGS, Outcome.FAILED, Outcome.NO_FINDINGS, Outcome.NOT_ELIGIBLE)
+PRIORITIES_BY_WEIGHT = (Priority.STAT, Priority.URGENT, Priority.ROUTINE)
+
+
+def describe_score(score: Score) -> Json:
+    """Return a score as the contract has it; probabilities are 0–1, entropy and mutual information in bit."""
+    low, high = score.uncertainty.interval
+    return {
+        "name": score.code.meaning,
+        "code": [score.code.value, score.code.scheme],
+        "probability": round(score.probability, 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "entropy": round(score.uncertainty.entropy, 4),
+        "mutual_information": round(score.uncertainty.mutual_information, 4),
+        "is_uncertain": score.is_uncertain,
+        "presence": score.presence.value,
+    }
+
+
+def describe_runs(index: Index, study_instance_uid: str, sample: str | None = None) -> Json:
+    """Return one study of the contract: its UID, the name of the sample it is, and its runs."""
+    study = index.study(study_instance_uid)
+    runs = index.runs(study["job_id"]) if study and study["job_id"] else []
+    return {
+        "study_instance_uid": study_instance_uid,
+        "sample": sample,
+        "runs": [_describe_run(run) for run in runs],
+    }
+
+
+def _describe_run(run: Json) -> Json:
+    return {
+        "pipeline": run["pipeline"],
+        "series_instance_uid": run["series_instance_uid"],
+        "outcome": run["outcome"],
+        "reason": run["reason"],
+        "priority": run["priority"],
+        "scores": run["scores"],
+        "regions": [],
+        "seconds": run["seconds"],
+        "objects": [_describe_object(item) for item in run["objects"]],
+    }
+
+
+def _describe_object(item: Json) -> Json:
+    delivered = [one["destination"] for one in item["deliveries"] if one["state"] == DELIVERED]
+    return {
+        "kind": item["kind"],
+        "sop_class_uid": item["sop_class_uid"],
+        "sop_instance_uid": item["sop_instance_uid"],
+        "path": item["path"],
+        "delivered_to": delivered,
+    }
+
+
+def describe_study(index: Index, study_instance_uid: str) -> Json | None:
+    """Return what `studies list` and `studies show` tell of a study; None where it is not known."""
+    study = index.study(study_instance_uid)
+    if study is None:
+        return None
+    account = describe_runs(index, study_instance_uid)
+    deliveries = [
+        one
+        for run in (index.runs(study["job_id"]) if study["job_id"] else [])
+        for item in run["objects"]
+        for one in item["deliveries"]
+    ]
+    outcome = _heaviest(OUTCOMES_BY_WEIGHT, [run["outcome"] for run in account["runs"]])
+    return {
+        "study_instance_uid": study_instance_uid,
+        "state": _state(study["state"], deliveries),
+        "outcome": (outcome or study["outcome"]) if study["state"] == ANALYZED else "",
+        "reason": study["reason"] or "; ".join(run["reason"] for run in account["runs"] if run["reason"]),
+        "priority": _heaviest(PRIORITIES_BY_WEIGHT, [run["priority"] for run in account["runs"]]),
+        "evidence": study["evidence"],
+        "received_at": study["first_received_at"],
+        "undelivered": [
+            {"destination": one["destination"], "state": one["state"], "detail": one["detail"]}
+            for one in deliveries
+            if one["state"] != DELIVERED
+        ],
+        "runs": account["runs"],
+    }
+
+
+def _state(state: str, deliveries: list[dict[str, Any]]) -> str:
+    """Return `receiving`, `retrying` or `queued` as it is; then `delivering`, `undeliverable` or `done`."""
+    if state != ANALYZED:
+        return state
+    waiting = {one["state"] for one in deliveries} - {DELIVERED}
+    if PENDING in waiting:
+        return "delivering"
+    return "undeliverable" if waiting else "done"
+
+
+def _heaviest(by_weight: tuple[Outcome | Priority, ...], values: list[str]) -> str:
+    return next((str(value) for value in by_weight if str(value) in values), "")

@@ -1,0 +1,184 @@
+"""Builds every part from the configuration; the one place that knows them all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+import node
+from node.assembly import Assembler
+from node.config import Configuration, DestinationSettings, ReceiveSettings
+from node.deliver.dimse import DimseDestination
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.index import PENDING, Index, sqlite_url
+from node.interfaces import Engine
+from node.receive.dimse import DimseListener, Ended
+from node.receive.settings import ApplicationEntity, DimseListenerSettings
+from node.routing import Rule
+from node.steps import Outlet, Parts, Route, Steps
+from node.storage import Storage, Stored, Watermark
+from node.telemetry import Metrics
+from node.web import WebServer, application
+from node.workflow import Workflow
+
+DRAIN_S = 20
+GIB = 1 << 30
+
+log = structlog.get_logger()
+
+
+def index_path(configuration: Configuration) -> Path:
+    """Return the file that holds the index."""
+    return configuration.data / "index.sqlite"
+
+
+def open_index(configuration: Configuration) -> Index:
+    """Open the index of a node's data folder, making both where they are missing."""
+    configuration.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Index(sqlite_url(index_path(configuration)))
+
+
+def build_engine(configuration: Configuration) -> Engine:
+    """Return the engine over the configured model repository."""
+    return OnnxEngine(ModelRepository(configuration.engine.repository), configuration.engine.threads)
+
+
+def build_destination(name: str, settings: DestinationSettings) -> DimseDestination:
+    """Return one destination."""
+    return DimseDestination(
+        name=name,
+        host=settings.host,
+        port=settings.port,
+        ae_title=settings.ae_title,
+        calling_ae_title=settings.calling_ae_title,
+        timeout_s=settings.timeout_s,
+    )
+
+
+def build_steps(configuration: Configuration, storage: Storage, index: Index, metrics: Metrics) -> Steps:
+    """Return the steps over everything that the configuration names."""
+    routes = {
+        name: Route(entry.build(), Rule(name, entry.when, entry.priority, entry.deliver_to))
+        for name, entry in configuration.pipelines.items()
+    }
+    outlets = {
+        name: Outlet(build_destination(name, entry), entry.objects, entry.max_attempts)
+        for name, entry in configuration.destinations.items()
+    }
+    parts = Parts(
+        index=index,
+        run_folder=storage.run_folder,
+        engine=build_engine(configuration),
+        routes=routes,
+        scopes=configuration.receive.scopes,
+        triage_rules=configuration.triage,
+        outlets=outlets,
+        metrics=metrics,
+    )
+    return Steps(parts)
+
+
+class Node:
+    """A whole node in this process: receiver, assembler, workers, web."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Build every part; no port opens and no work begins before `start`."""
+        self.configuration = configuration
+        self.metrics = Metrics()
+        self.index = open_index(configuration)
+        limits = configuration.receive
+        watermark = Watermark(limits.max_used_percent, int(limits.min_free_gib * GIB))
+        self.storage = Storage(configuration.data, watermark)
+        self.steps = build_steps(configuration, self.storage, self.index, self.metrics)
+        database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
+        self.workflow = Workflow(self.steps, self.index, self.metrics, database)
+        self.assembler = Assembler(self.index, configuration.assembly.quiet_period_s, self.workflow.enqueue)
+        self.listener = DimseListener(
+            _listener_settings(configuration.receive),
+            self.storage,
+            on_stored=self._note_stored,
+            on_release=self._note_release,
+        )
+        web = application(self._exposition, self._unready)
+        self.web = WebServer(web, configuration.web.host, configuration.web.port)
+        self._is_open = False
+
+    def start(self) -> None:
+        """Take up unfinished work, then open the ports; raises ConfigurationError where one is taken."""
+        self.web.start()
+        self.reindex()
+        self.steps.warm_up()
+        self.listener.start()
+        self.workflow.launch(self.configuration.workflow.workers, self.configuration.destinations)
+        self.assembler.start()
+        self._is_open = True
+        log.info("node_started", version=node.__version__)
+
+    def stop(self) -> None:
+        """Take nothing new, let what is under way finish for a while, close."""
+        self._is_open = False
+        self.listener.stop()
+        self.assembler.stop()
+        self.workflow.stop(DRAIN_S)
+        self.web.stop()
+        self.index.close()
+        log.info("node_stopped")
+
+    def reindex(self) -> None:
+        """Give the index what the spool has and it has not: the spool is the truth."""
+        self.storage.sweep()
+        known = self.index.paths()
+        for instance in self.storage.instances(known):
+            self.index.record_instance(instance, instance.path.stat().st_mtime)
+            log.info("instance_reindexed", sop_instance_uid=instance.sop_instance_uid)
+
+    def _note_stored(self, stored: Stored) -> None:
+        """Have the index know an instance before its sender reads Success."""
+        if stored.is_new or not self.index.holds(stored.instance):
+            self.index.record_instance(stored.instance)
+        self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
+
+    def _note_release(self, study_instance_uids: frozenset[str], *, ended: Ended) -> None:
+        if ended == "released":
+            self.assembler.note_release(study_instance_uids)
+
+    def _exposition(self) -> bytes:
+        counts = self.index.counts()
+        self.metrics.deliveries_pending.set(counts.pop(PENDING))
+        for state, number in counts.items():
+            self.metrics.studies_open.labels(state).set(number)
+        self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
+        return self.metrics.exposition()
+
+    def _unready(self) -> list[str]:
+        return [] if self._is_open else ["the node is starting or stopping"]
+
+
+@contextmanager
+def running(node_: Node) -> Iterator[Node]:
+    """Run a node for the length of a block."""
+    node_.start()
+    try:
+        yield node_
+    finally:
+        node_.stop()
+
+
+def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
+    entities = tuple(
+        ApplicationEntity(title, frozenset(() if "*" in entity.allow_callers else entity.allow_callers))
+        for title, entity in receive.application_entities.items()
+    )
+    return DimseListenerSettings(
+        application_entities=entities,
+        host=receive.host,
+        port=receive.port,
+        allowed_hosts=receive.allow_hosts,
+        max_associations=receive.max_associations,
+        max_pdu_bytes=receive.max_pdu_bytes,
+        idle_timeout_s=receive.idle_timeout_s,
+        accept_private_classes=receive.accept_private_classes,
+    )

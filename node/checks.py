@@ -1,0 +1,95 @@
+"""What only the running machine can tell of a configuration: ports, models, destinations, disk, clock."""
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from node.app import build_destination, build_engine, open_index
+from node.config import Configuration, load_usable
+from node.errors import SightlineError
+
+OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at; `problem` says what to do, and is empty where all is well."""
+
+    name: str
+    problem: str = ""
+
+
+def check_file(path: Path | None) -> list[Check]:
+    """Return every check of a configuration file: its problems, and how the rest does on this machine."""
+    configuration, problems = load_usable(path)
+    return [*(Check(*one.split(": ", 1)) for one in problems), *check_machine(configuration)]
+
+
+def check_machine(configuration: Configuration) -> Iterator[Check]:
+    """Yield how a configuration does on this machine: ports, models, folder, destinations, disk, clock."""
+    yield from check_start(configuration)
+    yield _checked("disk", lambda: _look_at_disk(configuration))
+    yield _checked("clock", _look_at_clock)
+    for name, settings in configuration.destinations.items():
+        yield _checked(f"destinations.{name}", build_destination(name, settings).check)
+
+
+def check_start(configuration: Configuration) -> Iterator[Check]:
+    """Yield what a node cannot start without: its ports, its models, its folder."""
+    receive, web = configuration.receive, configuration.web
+    yield _checked(f"receive.port {receive.port}", lambda: _bind(receive.host, receive.port))
+    yield _checked(f"web.port {web.port}", lambda: _bind(web.host, web.port))
+    yield from _check_models(configuration)
+    yield _checked(f"data {configuration.data}", lambda: open_index(configuration).close())
+
+
+def _check_models(configuration: Configuration) -> Iterator[Check]:
+    try:
+        engine = build_engine(configuration)
+    except SightlineError as error:
+        yield Check(f"engine.repository {configuration.engine.repository}", str(error))
+        return
+    for name, entry in configuration.pipelines.items():
+        yield _checked(f"pipelines.{name} model", partial(engine.check, entry.build().model))
+
+
+def _checked(name: str, look: Callable[[], None]) -> Check:
+    try:
+        look()
+    except (SightlineError, OSError) as error:
+        return Check(name, str(error))
+    return Check(name)
+
+
+def _bind(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OSError(
+                f"cannot listen on {host}:{port}: {reason}; choose another, or stop what holds it"
+            ) from error
+
+
+def _look_at_disk(configuration: Configuration) -> None:
+    usage = shutil.disk_usage(configuration.data)
+    limits = configuration.receive
+    used_percent = 100 * (1 - usage.free / usage.total)
+    if used_percent > limits.max_used_percent or usage.free < limits.min_free_gib * GIB:
+        raise OSError(
+            f"{used_percent:.0f} % used, {usage.free / GIB:.1f} GiB free; the node refuses instances above "
+            f"{limits.max_used_percent:.0f} % or below {limits.min_free_gib:g} GiB: make room"
+        )
+
+
+def _look_at_clock() -> None:
+    if time.time() < OLDEST_PLAUSIBLE_TIME:
+        raise OSError("the clock is in the past; set it, or results will carry wrong dates")

@@ -1,0 +1,5 @@
+"""`python -m node.cli` is `sightline`."""
+
+from node.cli import main
+
+main()

@@ -1,0 +1,98 @@
+"""`sightline process`: DICOM files in, result objects out, no network."""
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import node
+from node.account import describe_runs
+from node.app import build_steps, open_index
+from node.cli.output import AsJson, ConfigurationFile, Progression, complain, print_json
+from node.cli.publish import print_accounts, publish
+from node.config import Configuration, load
+from node.domain.conditions import parse
+from node.domain.findings import Outcome
+from node.errors import ConfigurationError, DatasetError
+from node.index import Index, Json
+from node.receive.folder import find_files, store_file
+from node.steps import Steps
+from node.storage import Storage
+from node.telemetry import Metrics, configure_logging
+
+JOB = "offline"
+
+
+def process(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="DICOM files, or folders of them.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where results and previews go.")],
+    pipeline: Annotated[
+        str, typer.Option(metavar="NAME", help="Read with this pipeline, whatever the rules say.")
+    ] = "",
+    config: ConfigurationFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read studies from files: result objects and previews land in a folder, and nothing is sent."""
+    started = time.perf_counter()
+    configuration = _only(load(config), pipeline)
+    configure_logging("error")
+    with tempfile.TemporaryDirectory(prefix="sightline-") as scratch:
+        configuration = replace(configuration, data=Path(scratch), destinations={})
+        studies, refused = _read(configuration, paths, out)
+    if as_json:
+        seconds = round(time.perf_counter() - started, 3)
+        print_json({"version": node.__version__, "seconds": seconds, "studies": studies})
+    else:
+        print_accounts(studies)
+    complain(refused)
+    outcomes = {run["outcome"] for study in studies for run in study["runs"]}
+    if refused or Outcome.FAILED.value in outcomes:
+        raise typer.Exit(1)
+
+
+def _only(configuration: Configuration, pipeline: str) -> Configuration:
+    if not pipeline:
+        return configuration
+    if pipeline not in configuration.pipelines:
+        known = ", ".join(configuration.pipelines)
+        raise ConfigurationError([f"--pipeline: {pipeline!r} is not declared; known: {known}"])
+    entry = replace(configuration.pipelines[pipeline], when=parse({}), deliver_to=())
+    return replace(configuration, pipelines={pipeline: entry})
+
+
+def _read(configuration: Configuration, paths: list[Path], out: Path) -> tuple[list[Json], list[str]]:
+    """Return the account of each study, and a line for each file that is not one."""
+    pipelines = {name: replace(entry, deliver_to=()) for name, entry in configuration.pipelines.items()}
+    index, storage = open_index(configuration), Storage(configuration.data)
+    steps = build_steps(replace(configuration, pipelines=pipelines), storage, index, Metrics())
+    refused = _store(paths, storage, index)
+    studies = index.study_uids()
+    with Progression("read", len(studies)) as progress:
+        for uid in studies:
+            _read_study(steps, index, uid)
+            progress.advance(uid)
+    accounts = [publish(describe_runs(index, uid), out / uid) for uid in studies]
+    index.close()
+    return accounts, refused
+
+
+def _store(paths: list[Path], storage: Storage, index: Index) -> list[str]:
+    refused = []
+    for path in find_files(paths):
+        try:
+            index.record_instance(store_file(path, storage).instance)
+        except DatasetError as error:
+            refused.append(f"{path}: {error.message}")
+    return refused
+
+
+def _read_study(steps: Steps, index: Index, uid: str) -> None:
+    """Take one study through the steps of the workflow, in its order."""
+    (study,) = [one for one in index.open_studies() if one.study_instance_uid == uid]
+    index.queue_study(study, f"{JOB}-{uid}"[:64], "files")
+    for run in steps.take("plan", uid, f"{JOB}-{uid}"[:64]):
+        steps.take("encode", run, steps.take("analyze", run))
+        steps.take("finish", run)

@@ -1,0 +1,53 @@
+"""`sightline send`: DICOM files to any archive."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.cli.output import AsJson, Progression, print_json, print_table, say
+from node.deliver.dimse import Peer, send_files
+from node.deliver.summary import SentFile
+from node.errors import ConfigurationError
+from node.receive.folder import find_files
+from node.telemetry import configure_logging
+
+
+def parse_address(text: str, calling_ae_title: str) -> Peer:
+    """Return the peer in `AET@HOST:PORT`; raises ConfigurationError where it is not of that form."""
+    ae_title, _, place = text.rpartition("@")
+    host, _, port = place.rpartition(":")
+    if not (0 < len(ae_title) <= 16 and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigurationError([f"{text!r} – expected AET@HOST:PORT, such as PACS@10.1.2.3:104"])
+    return Peer(host.strip("[]"), int(port), ae_title, calling_ae_title)
+
+
+def send(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="DICOM files, or folders of them.")],
+    to: Annotated[str, typer.Option(metavar="AET@HOST:PORT", help="The archive.")],
+    calling: Annotated[str, typer.Option(metavar="AET", help="How to call ourselves there.")] = "SIGHTLINE",
+    as_json: AsJson = False,
+) -> None:
+    """Send files by C-STORE, as they are, and say how each was answered."""
+    configure_logging("error")
+    peer, files = parse_address(to, calling), list(find_files(paths))
+    with Progression("sent", len(files)) as progress:
+        summary = send_files(files, peer, lambda sent: progress.advance(f"{sent.path.name}: {sent.answer}"))
+    counts = {str(answer): number for answer, number in summary.count_by_answer.items()}
+    if as_json:
+        print_json({"counts": counts, "files": [_describe(sent) for sent in summary.files]})
+    else:
+        print_table(("file", "answer"), [(sent.path.name, sent.reason) for sent in summary.failures])
+        say(", ".join(f"{number} {answer}" for answer, number in counts.items()) or "no file to send")
+    if summary.failures or not files:
+        raise typer.Exit(1)
+
+
+def _describe(sent: SentFile) -> dict[str, object]:
+    return {
+        "path": str(sent.path),
+        "sop_instance_uid": sent.sop_instance_uid,
+        "answer": sent.answer.value,
+        "status": sent.status,
+        "comment": sent.comment,
+    }

@@ -1,0 +1,113 @@
+"""`sightline studies`: what happened to a study, step by step; read it again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from node.account import describe_study
+from node.app import index_path, open_index
+from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
+from node.config import load
+from node.errors import StoreError
+from node.index import Index, Json
+
+app = typer.Typer(help="What happened to each study; read one again.", no_args_is_help=True)
+StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]
+
+
+@contextmanager
+def _opened(config: Any) -> Iterator[Index]:
+    configuration = load(config)
+    if not index_path(configuration).exists():
+        raise StoreError(str(configuration.data), "no node has worked in this data folder")
+    index = open_index(configuration)
+    try:
+        yield index
+    finally:
+        index.close()
+
+
+def _known(index: Index, uid: str) -> Json:
+    study = describe_study(index, uid)
+    if study is None:
+        raise StoreError(uid, "no such study was received")
+    return study
+
+
+@app.command("list")
+def list_studies(
+    config: ConfigurationFile = None,
+    as_json: AsJson = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many studies at most.")] = 1000,
+) -> None:
+    """List the studies, the most recent first: outcome, priority and where they stand."""
+    with _opened(config) as index:
+        studies = [_known(index, uid) for uid in index.study_uids(limit)]
+    if as_json:
+        print_json({"studies": studies})
+        return
+    columns = ("received", "study", "state", "outcome", "priority", "top finding", "reason")
+    print_table(columns, [_row(study) for study in studies])
+
+
+def _row(study: Json) -> list[str]:
+    received = datetime.fromtimestamp(study["received_at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    top = top_finding([score for run in study["runs"] for score in run["scores"]])
+    names = ("study_instance_uid", "state", "outcome", "priority")
+    return [received, *(study[name] for name in names), top, study["reason"]]
+
+
+def top_finding(scores: list[Json]) -> str:
+    """Return the most probable score in words: what, how probable (%), and the interval."""
+    if not scores:
+        return ""
+    score = max(scores, key=lambda one: one["probability"])
+    low, high = (100 * bound for bound in score["interval"])
+    doubt = ", uncertain" if score["is_uncertain"] else ""
+    return f"{score['name']} {100 * score['probability']:.0f} % ({low:.0f}–{high:.0f} %{doubt})"
+
+
+@app.command("show")
+def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson = False) -> None:
+    """Show one study: evidence, runs, scores, objects, deliveries, and every step with its time."""
+    with _opened(config) as index:
+        study = _known(index, uid)
+        events = index.events(uid)
+    if as_json:
+        print_json(study | {"events": events})
+        return
+    for name in ("study_instance_uid", "state", "outcome", "reason", "priority", "evidence"):
+        say(f"{name:20} {study[name]}")
+    for run in study["runs"]:
+        say(f"\n{run['pipeline']}: {run['outcome']} {run['reason']}".rstrip())
+        print_table(("finding", "says", "probability"), [_score_row(score) for score in run["scores"]])
+        print_table(("object", "delivered to", "file"), [_object_row(item) for item in run["objects"]])
+    for one in study["undelivered"]:
+        say(f"{one['state']} to {one['destination']}: {one['detail']}")
+    say("")
+    print_table(("time", "event", "what"), [_event_row(event) for event in events])
+
+
+def _score_row(score: Json) -> list[str]:
+    return [score["name"], score["presence"], top_finding([score]).removeprefix(f"{score['name']} ")]
+
+
+def _object_row(item: Json) -> list[str]:
+    return [item["kind"], ", ".join(item["delivered_to"]), item["path"]]
+
+
+def _event_row(event: Json) -> list[str]:
+    at = datetime.fromtimestamp(event["at"], UTC).strftime("%H:%M:%S.%f")[:-3]
+    return [at, event["event"], ", ".join(f"{name} {value}" for name, value in event["fields"].items())]
+
+
+@app.command("retry")
+def retry_study(uid: StudyUid, config: ConfigurationFile = None) -> None:
+    """Have a study planned, read and delivered again; the running node, or the next one, takes it up."""
+    with _opened(config) as index:
+        if not index.reopen_study(uid):
+            raise StoreError(uid, "no such study was received")
+    say(f"{uid} will be read again")

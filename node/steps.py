@@ -1,0 +1,347 @@
+"""The four saved steps of a study: plan, analyze, encode, deliver.
+
+Each takes and returns plain JSON, so that a restart finds the same value as the first run, and no pixel and
+no patient gets into a database. Each may run twice: what it writes is keyed by what it was made from.
+"""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydicom.dataset import Dataset
+
+import node
+from node import conformance, eligibility, routing, triage
+from node.account import describe_score
+from node.domain.card import ModelCard
+from node.domain.findings import Algorithm, Findings, Outcome, Refusal
+from node.domain.image import Image
+from node.domain.study import PROJECTION_MODALITIES, Instance, Series
+from node.encode import EncodingContext, encode
+from node.errors import ConformanceError, PermanentError, SightlineError, TransientError
+from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
+from node.interfaces import Destination, Engine, Pipeline
+from node.read.header import read_attributes
+from node.read.projection import read_projection
+from node.results import ResultObject, load_findings, load_objects, save_findings, save_objects
+from node.telemetry import Metrics
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What the configuration says of one pipeline: its implementation, and the rule that leads to it."""
+
+    pipeline: Pipeline
+    rule: routing.Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """What the configuration says of one destination: its implementation, what it gets, how often to try."""
+
+    destination: Destination
+    kinds: tuple[str, ...]
+    max_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the steps work with; `app` puts it together."""
+
+    index: Index
+    run_folder: Callable[[str], Path]
+    engine: Engine
+    routes: Mapping[str, Route]
+    scopes: Mapping[str, tuple[str, ...]]
+    triage_rules: tuple[triage.TriageRule, ...]
+    outlets: Mapping[str, Outlet]
+    metrics: Metrics
+
+
+def group_series(instances: Sequence[Instance]) -> list[Series]:
+    """Return the series of a study; of several revisions of an instance, the one that came last."""
+    latest = {instance.sop_instance_uid: instance for instance in instances}
+    members_by_uid: dict[str, list[Instance]] = {}
+    for instance in latest.values():
+        members_by_uid.setdefault(instance.series_instance_uid, []).append(instance)
+    return [_series(members, instances) for members in members_by_uid.values()]
+
+
+def _series(members: Sequence[Instance], arrivals: Sequence[Instance]) -> Series:
+    uid = members[0].series_instance_uid
+    doors = sorted({one.called_ae_title for one in arrivals if one.series_instance_uid == uid})
+    attributes = {**read_attributes(members), "called_ae_title": tuple(doors)}
+    return Series(members[0].study_instance_uid, uid, tuple(members), attributes)
+
+
+def readable_parts(series: Series) -> list[Series]:
+    """Return what is read as one: each projection by itself, any other series whole."""
+    if series.instances[0].modality not in PROJECTION_MODALITIES or len(series.instances) == 1:
+        return [series]
+    return [_series([instance], [instance]) for instance in series.instances]
+
+
+def derived_id(*parts: object) -> str:
+    """Return an identifier that is the same whenever the parts are."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+class Steps:
+    """The steps, over one set of parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._index = parts.index
+
+    def take(self, name: str, subject: str | Json, *arguments: Any) -> Any:
+        """Run the step of this name on a study (its UID) or a run; it is logged, noted and measured."""
+        run = {} if isinstance(subject, str) else subject
+        uid = subject if isinstance(subject, str) else subject["study_instance_uid"]
+        context: Json = {key: run[key] for key in ("series_instance_uid", "pipeline") if key in run}
+        with structlog.contextvars.bound_contextvars(study_instance_uid=uid, **context):
+            log.info("step_started", step=name)
+            started = time.perf_counter()
+            result = getattr(self, name)(subject, *arguments)
+            seconds = round(time.perf_counter() - started, 3)
+            log.info("step_finished", step=name, seconds=seconds)
+        self._parts.metrics.stage_seconds.labels(name).observe(seconds)
+        self._index.record_event(uid, f"{name}_finished", {**context, "seconds": seconds})
+        if run:
+            self._index.record_seconds(run["run_id"], name, seconds)
+        return result
+
+    def warm_up(self) -> None:
+        """Load every model, so that the first study need not wait for it; raises ModelError for a bad one."""
+        for route in self._parts.routes.values():
+            self._parts.engine.check(route.pipeline.model)
+
+    # --- plan: which pipelines read which series
+
+    def plan(self, study_instance_uid: str, job_id: str) -> list[Json]:
+        """Return the runs that the rules want, the most urgent first; without any, the study ends here."""
+        planned_at = datetime.now(UTC).isoformat()
+        runs: list[Json] = []
+        reasons: list[str] = []
+        for series in group_series(self._index.instances(study_instance_uid)):
+            routed = routing.route(
+                series, [one.rule for one in self._parts.routes.values()], self._parts.scopes
+            )
+            runs += [run for rule in routed.rules for run in self._runs(series, rule)]
+            reasons += [routed.reason] if routed.reason else []
+        runs = [{**run, "job_id": job_id, "planned_at": planned_at} for run in runs]
+        for run in runs:
+            columns = ("run_id", "job_id", "study_instance_uid", "series_instance_uid", "pipeline")
+            self._index.record_run({name: run[name] for name in columns} | {"is_finished": False})
+        if not runs:
+            reason = "; ".join(dict.fromkeys(reasons))
+            self._index.finish_study(study_instance_uid, job_id, Outcome.NOT_ELIGIBLE.value, reason)
+        return runs
+
+    def fail(self, study_instance_uid: str, job_id: str, reason: str) -> None:
+        """End a study that could not be planned."""
+        self._index.finish_study(study_instance_uid, job_id, Outcome.FAILED.value, reason)
+
+    def _runs(self, series: Series, rule: routing.Rule) -> list[Json]:
+        """Return a run for each part that the model may read; for none, one that says why."""
+        card = self._parts.engine.card(self._parts.routes[rule.pipeline].pipeline.model)
+        eligible = [
+            part
+            for part in readable_parts(series)
+            if eligibility.check_eligibility(part, card.requirements).is_eligible
+        ]
+        if eligible:
+            return [self._run(part, rule, card, "") for part in eligible]
+        return [
+            self._run(series, rule, card, eligibility.check_eligibility(series, card.requirements).reason)
+        ]
+
+    def _run(self, series: Series, rule: routing.Rule, card: ModelCard, not_eligible: str) -> Json:
+        pipeline = self._parts.routes[rule.pipeline].pipeline
+        digests = sorted((one.sop_instance_uid, one.sha256) for one in series.instances)
+        return {
+            "run_id": derived_id(rule.pipeline, card.name, card.version, pipeline, node.__version__, digests),
+            "study_instance_uid": series.study_instance_uid,
+            "series_instance_uid": series.series_instance_uid,
+            "pipeline": rule.pipeline,
+            "paths": [str(one.path) for one in series.instances],
+            "not_eligible": not_eligible,
+            "priority": rule.priority.value,
+            "destinations": list(rule.deliver_to or self._parts.outlets),
+        }
+
+    # --- analyze: pixels to findings
+
+    def analyze(self, run: Json) -> Json:
+        """Return where the findings of a run are; raises only what another try may mend."""
+        if run["not_eligible"]:
+            findings = self._refused(run, Outcome.NOT_ELIGIBLE, run["not_eligible"])
+        else:
+            findings = self._analyzed(run)
+        return self._concluded(run, findings)
+
+    def give_up(self, run: Json, reason: str) -> Json:
+        """Return findings that say the analysis failed for this reason."""
+        return self._concluded(run, self._refused(run, Outcome.FAILED, reason))
+
+    def _concluded(self, run: Json, findings: Findings) -> Json:
+        path = save_findings(self._parts.run_folder(run["run_id"]), findings)
+        self._record_outcome(run, findings)
+        return {"findings_path": str(path), "outcome": findings.outcome.value}
+
+    def _analyzed(self, run: Json) -> Findings:
+        pipeline = self._parts.routes[run["pipeline"]].pipeline
+        try:
+            return pipeline.analyze(self._run_series(run), self._parts.engine)
+        except TransientError:
+            raise
+        except SightlineError as error:
+            log.warning("analysis_failed", reason=str(error))
+            return self._refused(run, Outcome.FAILED, str(error))
+        except Exception as error:  # the study is owed an explicit outcome, whatever broke
+            log.exception("analysis_broke")
+            return self._refused(run, Outcome.FAILED, f"unexpected {type(error).__name__} in the analysis")
+
+    def _run_series(self, run: Json) -> Series:
+        wanted = set(run["paths"])
+        known = self._index.instances(run["study_instance_uid"])
+        (series,) = group_series([one for one in known if str(one.path) in wanted])
+        return series
+
+    def _refused(self, run: Json, outcome: Outcome, reason: str) -> Findings:
+        card = self._parts.engine.card(self._parts.routes[run["pipeline"]].pipeline.model)
+        series = self._run_series(run)
+        return Findings(
+            pipeline=run["pipeline"],
+            algorithm=Algorithm(card.name, card.version, card.parameters),
+            study_instance_uid=run["study_instance_uid"],
+            series_instance_uid=run["series_instance_uid"],
+            sop_instance_uids=tuple(one.sop_instance_uid for one in series.instances),
+            refusal=Refusal(outcome, reason),
+        )
+
+    def _record_outcome(self, run: Json, findings: Findings) -> None:
+        row = {name: run[name] for name in ("run_id", "job_id", "study_instance_uid", "series_instance_uid")}
+        row |= {
+            "pipeline": run["pipeline"],
+            "outcome": findings.outcome.value,
+            "reason": findings.reason,
+            "priority": triage.prioritize(findings, self._parts.triage_rules).value,
+            "scores": [describe_score(score) for score in findings.scores],
+        }
+        self._index.record_run(row)
+
+    # --- encode: findings to objects that passed the gate
+
+    def encode(self, run: Json, analysis: Json) -> Json:
+        """Return the outcome of a run and its objects; an object that breaks a rule never leaves."""
+        findings = load_findings(Path(analysis["findings_path"]))
+        try:
+            objects = self._objects(run, findings)
+        except Exception as error:  # the study is owed an explicit outcome, whatever broke
+            log.exception("encoding_failed")
+            text = str(error) if isinstance(error, SightlineError) else f"unexpected {type(error).__name__}"
+            findings = self._refused(run, Outcome.FAILED, f"the result could not be encoded: {text}")
+            self._record_outcome(run, findings)
+            objects = self._objects_of_failure(run, findings)
+        rows = [
+            {"sop_instance_uid": one.sop_instance_uid, "kind": one.kind, "sop_class_uid": one.sop_class_uid}
+            | {"path": str(one.path)}
+            for one in objects
+        ]
+        kinds = {name: self._parts.outlets[name].kinds for name in run["destinations"]}
+        self._index.record_objects(run["run_id"], rows, kinds)
+        self._parts.metrics.runs_finished.labels(run["pipeline"], findings.outcome.value).inc()
+        return {
+            "outcome": findings.outcome.value,
+            "sop_instance_uids": [one.sop_instance_uid for one in objects],
+        }
+
+    def _objects(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
+        """Return the objects of this result: those on disk, where it was encoded before."""
+        folder = self._parts.run_folder(run["run_id"]) / derived_id(findings.outcome.value, findings.reason)
+        sources = [Path(path) for path in run["paths"]]
+        context = EncodingContext(
+            run_key=f"{run['run_id']}/{folder.name}",
+            made_at=datetime.fromisoformat(run["planned_at"]),
+            priority=triage.prioritize(findings, self._parts.triage_rules),
+            image=self._image(run, findings),
+        )
+        return load_objects(folder) or save_objects(folder, self._verified(findings, sources, context))
+
+    def _image(self, run: Json, findings: Findings) -> Image | None:
+        if findings.refusal:
+            return None
+        wanted = set(findings.sop_instance_uids)
+        return read_projection(
+            next(one for one in self._run_series(run).instances if one.sop_instance_uid in wanted)
+        )
+
+    def _verified(
+        self, findings: Findings, sources: Sequence[Path], context: EncodingContext
+    ) -> Iterator[tuple[str, Dataset]]:
+        for item in encode(findings, sources, context):
+            try:
+                conformance.verify(item.dataset, sources)
+            except ConformanceError as error:
+                self._parts.metrics.objects_quarantined.labels(error.message.partition(":")[0]).inc()
+                raise
+            yield item.kind, item.dataset
+
+    def _objects_of_failure(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
+        try:
+            return self._objects(run, findings)
+        except Exception:  # the outcome is recorded; only its report cannot be written
+            log.exception("report_of_failure_failed")
+            return ()
+
+    def finish(self, run: Json) -> None:
+        """Note that a run has its outcome and its objects."""
+        self._index.finish_run(run["run_id"], run["study_instance_uid"], run["job_id"])
+
+    # --- deliver: objects to one destination
+
+    def deliver(self, run: Json, destination: str, attempt: int) -> Json:
+        """Return how the delivery of a run's objects to one destination stands, and when to try again."""
+        waiting = [
+            item
+            for item in self._index.objects(run["run_id"])
+            for delivery in item["deliveries"]
+            if delivery["destination"] == destination and delivery["state"] != DELIVERED
+        ]
+        state, detail = self._send(waiting, destination)
+        if state == PENDING and attempt >= self._parts.outlets[destination].max_attempts:
+            state, detail = UNDELIVERABLE, f"gave up after {attempt} attempts: {detail}"
+        uids = [item["sop_instance_uid"] for item in waiting]
+        self._index.record_delivery(uids, destination, state, detail)
+        self._parts.metrics.objects_delivered.labels(destination, state).inc(len(uids))
+        retry_in_s = retry_delay_s(attempt) if state == PENDING else None
+        return {"state": state, "detail": detail, "retry_in_s": retry_in_s}
+
+    def _send(self, items: Sequence[Json], destination: str) -> tuple[str, str]:
+        if not items:
+            return DELIVERED, ""
+        try:
+            self._parts.outlets[destination].destination.deliver([Path(item["path"]) for item in items])
+        except TransientError as error:
+            log.warning("delivery_postponed", destination=destination, reason=str(error))
+            return PENDING, str(error)
+        except PermanentError as error:
+            log.warning("delivery_refused", destination=destination, reason=str(error))
+            return UNDELIVERABLE, str(error)
+        return DELIVERED, ""
+
+
+def retry_delay_s(attempt: int) -> float:
+    """Return how long to wait after the given attempt (from 1): exponential, bounded, jittered."""
+    longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (attempt - 1))
+    return round(random.uniform(longest / 2, longest), 2)  # noqa: S311 - spreads load, guards nothing

@@ -1,0 +1,122 @@
+"""What the node says of itself: JSON log lines, Prometheus metrics, health. UIDs only, never a patient."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from node.errors import SightlineError
+
+# Their messages quote the values they complain about, and those may be a patient's.
+QUIET_LOGGERS = ("pydicom", "pynetdicom", "highdicom", "pylibjpeg", "PIL", "dbos", "uvicorn", "asyncio")
+STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class Metrics:
+    """The node's counters; labels are bounded: AE title, pipeline, outcome, destination, never a UID."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.instances_received = self._counter("instances_received", "Instances stored", "ae_title")
+        self.instances_refused = self._counter("instances_refused", "Instances refused", "ae_title", "status")
+        self.studies_assembled = self._counter(
+            "studies_assembled", "Studies taken to be complete", "evidence"
+        )
+        self.runs_finished = self._counter("runs_finished", "Runs that ended", "pipeline", "outcome")
+        self.objects_delivered = self._counter(
+            "objects_delivered", "Result objects by how delivery went", "destination", "state"
+        )
+        self.objects_quarantined = self._counter(
+            "objects_quarantined", "Result objects that broke a rule of the conformance gate", "rule"
+        )
+        self.stage_seconds = Histogram(
+            "sightline_stage_seconds",
+            "How long a stage took",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.studies_open = self._gauge("studies_open", "Studies by state", "state")
+        self.deliveries_pending = self._gauge("deliveries_pending", "Result objects not yet delivered")
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "Free bytes where the data are")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"sightline_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"sightline_{name}", text, labels, registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def configure_logging(level: str = "info", path: Path | None = None) -> None:
+    """Send every log record of this process as one JSON object a line to a file, or to standard error."""
+    stream: TextIO = sys.stderr if path is None else _private_file(path)
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _describe_exception,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.root.handlers = [handler]
+    logging.root.setLevel(logging.WARNING)
+    _silence_libraries()
+
+
+def _silence_libraries() -> None:
+    for name in QUIET_LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [logging.NullHandler()]
+        logger.propagate = False
+    warnings.simplefilter("ignore")
+
+
+def _private_file(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    return os.fdopen(descriptor, "a", encoding="utf-8", buffering=1)
+
+
+def _describe_exception(
+    _logger: object, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace an exception by its type and the lines it came through.
+
+    The text of a foreign exception may quote the data set it choked on, so only our own are repeated.
+    """
+    info = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if info is True else info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event["exception"] = type(error).__name__
+        event["frames"] = [
+            f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ]
+        if isinstance(error, SightlineError):
+            event["message"] = str(error)
+    return event

@@ -1,0 +1,156 @@
+"""The durable story of a study: plan; then analyze and encode each run; then deliver to each destination.
+
+The one place that knows DBOS. A step's saved result is used again after a restart; a step that was cut off
+runs again. Names of workflows, steps and queues are stored formats: never rename one.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, StepOptions
+from dbos._error import DBOSMaxStepRetriesExceeded
+
+from node.domain.findings import Priority
+from node.errors import TransientError
+from node.index import Index, Json, OpenStudy
+from node.steps import Steps, derived_id
+from node.telemetry import Metrics
+
+# Raise it when the order of steps changes: work of another version is left to the node that began it.
+VERSION = "1"
+STUDIES_QUEUE, RUNS_QUEUE = "studies", "runs"
+QUEUE_PRIORITIES = {Priority.STAT.value: 1, Priority.URGENT.value: 2, Priority.ROUTINE.value: 3}
+POLLING_INTERVAL_S = 0.2
+ANALYSIS_ATTEMPTS = 5
+
+log = structlog.get_logger()
+
+
+class Workflow:
+    """Carries studies through the steps, each exactly as far as it got before the last stop."""
+
+    def __init__(self, steps: Steps, index: Index, metrics: Metrics, database_url: str) -> None:
+        """Keep the state of the workflows at an SQLAlchemy URL."""
+        self._steps = steps
+        self._index = index
+        self._metrics = metrics
+        self._function_by_name: dict[str, Callable[..., None]] = {}
+        self._config: DBOSConfig = {
+            "name": "sightline",
+            "system_database_url": database_url,
+            "application_version": VERSION,
+            "executor_id": "node",
+            "serializer": DBOSPortableJSONSerializer(),
+            "enable_otlp": False,
+            "run_migrations": True,
+            "log_level": "ERROR",
+        }
+
+    def launch(self, workers: int, destinations: Iterable[str]) -> None:
+        """Take up what was left unfinished, and work: on `workers` runs, and one delivery a destination."""
+        DBOS(config=self._config)
+        self._register()
+        DBOS.launch()
+        concurrency = {STUDIES_QUEUE: 1, RUNS_QUEUE: workers} | {
+            _delivery_queue(name): 1 for name in destinations
+        }
+        for name, limit in concurrency.items():
+            DBOS.register_queue(name, worker_concurrency=limit, polling_interval_sec=POLLING_INTERVAL_S)
+
+    def stop(self, drain_s: int) -> None:
+        """Let what is under way finish for a while, then stop; the rest goes on at the next start."""
+        DBOS.destroy(workflow_completion_timeout_sec=drain_s, destroy_registry=True)
+
+    def enqueue(self, study: OpenStudy, evidence: str) -> None:
+        """Have a complete study read; asking twice for the same instances is asking once."""
+        uid = study.study_instance_uid
+        instances = self._index.instances(uid)
+        made_of = sorted((one.sop_instance_uid, one.sha256, one.called_ae_title) for one in instances)
+        job_id = derived_id(uid, study.retries, made_of)
+        with SetWorkflowID(job_id):
+            DBOS.enqueue_workflow(STUDIES_QUEUE, self._function_by_name["read_study"], uid, job_id)
+        if self._index.queue_study(study, job_id, evidence):
+            self._metrics.studies_assembled.labels(evidence).inc()
+            fields = {"evidence": evidence, "instances": len(instances)}
+            log.info("study_assembled", study_instance_uid=uid, **fields)
+            self._index.record_event(uid, "study_assembled", fields)
+
+    def _register(self) -> None:
+        """Tell DBOS the workflows: it wants functions, and finds them again by these names."""
+
+        @DBOS.workflow(name="read_study")
+        def read_study(study_instance_uid: str, job_id: str) -> None:
+            self._read_study(study_instance_uid, job_id)
+
+        @DBOS.workflow(name="read_run")
+        def read_run(run: Json) -> None:
+            self._read_run(run)
+
+        @DBOS.workflow(name="deliver_result")
+        def deliver_result(run: Json, destination: str, attempt: int) -> None:
+            self._deliver_result(run, destination, attempt)
+
+        self._function_by_name = {
+            "read_study": read_study,
+            "read_run": read_run,
+            "deliver_result": deliver_result,
+        }
+
+    def _read_study(self, study_instance_uid: str, job_id: str) -> None:
+        """Plan a study, and queue its runs by their class; whatever breaks, it ends with an outcome."""
+        try:
+            runs = self._step("plan", study_instance_uid, job_id)
+        except Exception as error:  # an outcome is owed for every study
+            log.exception("planning_failed", study_instance_uid=study_instance_uid)
+            self._step(
+                "fail", study_instance_uid, job_id, f"the study could not be planned: {type(error).__name__}"
+            )
+            return
+        for run in runs:
+            waits_as = SetEnqueueOptions(priority=QUEUE_PRIORITIES[run["priority"]])
+            with SetWorkflowID(derived_id(job_id, run["run_id"])), waits_as:
+                DBOS.enqueue_workflow(RUNS_QUEUE, self._function_by_name["read_run"], run)
+
+    def _read_run(self, run: Json) -> None:
+        """Analyze and encode one run, and queue the delivery to each of its destinations."""
+        try:
+            analysis = self._step("analyze", run)
+        except DBOSMaxStepRetriesExceeded:
+            analysis = self._step("give_up", run, f"gave up after {ANALYSIS_ATTEMPTS} attempts")
+        self._step("encode", run, analysis)
+        for name in run["destinations"]:
+            self._enqueue_delivery(run, name, attempt=1, delay_s=None)
+        self._step("finish", run)
+
+    def _deliver_result(self, run: Json, destination: str, attempt: int) -> None:
+        result = self._step("deliver", run, destination, attempt)
+        if result["retry_in_s"] is not None:
+            self._enqueue_delivery(run, destination, attempt + 1, result["retry_in_s"])
+
+    def _enqueue_delivery(self, run: Json, destination: str, attempt: int, delay_s: float | None) -> None:
+        """Queue one attempt; it holds no worker while it waits, and holds no other destination up."""
+        job = {name: run[name] for name in ("run_id", "job_id", "study_instance_uid")}
+        workflow_id = derived_id(run["job_id"], run["run_id"], destination, attempt)
+        function = self._function_by_name["deliver_result"]
+        with SetWorkflowID(workflow_id), SetEnqueueOptions(delay_seconds=delay_s):
+            DBOS.enqueue_workflow(_delivery_queue(destination), function, job, destination, attempt)
+
+    def _step(self, name: str, subject: str | Json, *arguments: Any) -> Any:
+        """Run one step of a study or run, and save what it returns; an earlier result is used again."""
+        options: StepOptions = {"name": name}
+        if name == "analyze":
+            options |= {
+                "retries_allowed": True,
+                "max_attempts": ANALYSIS_ATTEMPTS,
+                "should_retry": _is_transient,
+            }
+        return DBOS.run_step(options, self._steps.take, name, subject, *arguments)
+
+
+def _delivery_queue(destination: str) -> str:
+    return f"deliver-{destination}"
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, TransientError)
