@@ -107,13 +107,13 @@ class Node:
         self._is_open = False
 
     def start(self) -> None:
-        """Take up unfinished work, then open the ports; raises ConfigurationError where one is taken."""
+        """Take up unfinished work, then open the doors; raises ConfigurationError where a port is taken."""
         self.web.start()
         self.reindex()
         self.steps.warm_up()
-        self.listener.start()
         self.workflow.launch(self.configuration.workflow.workers, self.configuration.destinations)
         self.assembler.start()
+        self.listener.start()
         self._is_open = True
         log.info("node_started", version=node.__version__)
 
@@ -159,9 +159,9 @@ class Node:
 
 @contextmanager
 def running(node_: Node) -> Iterator[Node]:
-    """Run a node for the length of a block."""
-    node_.start()
+    """Run a node for the length of a block; what it began is stopped, however far it got."""
     try:
+        node_.start()
         yield node_
     finally:
         node_.stop()

@@ -205,6 +205,12 @@ class Index:
         with self._connection() as connection:
             return connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount == 1
 
+    def queued_studies(self) -> list[tuple[str, str]]:
+        """Return the studies that a job has: UID and job."""
+        query = sa.select(STUDIES.c.study_instance_uid, STUDIES.c.job_id).where(STUDIES.c.state == QUEUED)
+        with self._connection() as connection:
+            return [(uid, job_id) for uid, job_id in connection.execute(query)]
+
     def reopen_study(self, study_instance_uid: str) -> bool:
         """Ask for the study to be read again; False where there is no such study."""
         statement = (

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import structlog
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetEnqueueOptions, SetWorkflowID, StepOptions
+from dbos import (
+    DBOS,
+    DBOSConfig,
+    DBOSPortableJSONSerializer,
+    SetEnqueueOptions,
+    SetWorkflowID,
+    StepOptions,
+    WorkflowStatusString,
+)
 from dbos._error import DBOSMaxStepRetriesExceeded
 
 from node.domain.findings import Priority
@@ -22,6 +30,11 @@ VERSION = "1"
 STUDIES_QUEUE, RUNS_QUEUE = "studies", "runs"
 QUEUE_PRIORITIES = {Priority.STAT.value: 1, Priority.URGENT.value: 2, Priority.ROUTINE.value: 3}
 POLLING_INTERVAL_S = 0.2
+ACTIVE_STATES = (
+    WorkflowStatusString.PENDING.value,
+    WorkflowStatusString.ENQUEUED.value,
+    WorkflowStatusString.DELAYED.value,
+)
 ANALYSIS_ATTEMPTS = 5
 
 log = structlog.get_logger()
@@ -57,6 +70,7 @@ class Workflow:
         }
         for name, limit in concurrency.items():
             DBOS.register_queue(name, worker_concurrency=limit, polling_interval_sec=POLLING_INTERVAL_S)
+        self._resume()
 
     def stop(self, drain_s: int) -> None:
         """Let what is under way finish for a while, then stop; the rest goes on at the next start."""
@@ -68,13 +82,33 @@ class Workflow:
         instances = self._index.instances(uid)
         made_of = sorted((one.sop_instance_uid, one.sha256, one.called_ae_title) for one in instances)
         job_id = derived_id(uid, study.retries, made_of)
-        with SetWorkflowID(job_id):
-            DBOS.enqueue_workflow(STUDIES_QUEUE, self._function_by_name["read_study"], uid, job_id)
-        if self._index.queue_study(study, job_id, evidence):
+        if self._has_ended(job_id):
+            # The index was lost and rebuilt, and does not know what came of that job: read the study again.
+            self._index.reopen_study(uid)
+        elif self._index.queue_study(study, job_id, evidence):
             self._metrics.studies_assembled.labels(evidence).inc()
             fields = {"evidence": evidence, "instances": len(instances)}
             log.info("study_assembled", study_instance_uid=uid, **fields)
             self._index.record_event(uid, "study_assembled", fields)
+            self._enqueue_study(uid, job_id)
+
+    def _resume(self) -> None:
+        """Queue the studies whose job was noted, but not begun, when the node was stopped."""
+        for uid, job_id in self._index.queued_studies():
+            if self._has_ended(job_id) and not self._index.runs(job_id):
+                self._index.reopen_study(uid)
+            else:
+                self._enqueue_study(uid, job_id)
+
+    def _enqueue_study(self, study_instance_uid: str, job_id: str) -> None:
+        with SetWorkflowID(job_id):
+            DBOS.enqueue_workflow(
+                STUDIES_QUEUE, self._function_by_name["read_study"], study_instance_uid, job_id
+            )
+
+    def _has_ended(self, workflow_id: str) -> bool:
+        status = DBOS.get_workflow_status(workflow_id)
+        return status is not None and status.status not in ACTIVE_STATES
 
     def _register(self) -> None:
         """Tell DBOS the workflows: it wants functions, and finds them again by these names."""

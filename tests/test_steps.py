@@ -77,6 +77,7 @@ class Bench:
         self.use(ChestXray())
 
     def use(self, pipeline, engine=None) -> None:
+        self.pipeline = pipeline
         parts = Parts(
             index=self.index,
             run_folder=self.storage.run_folder,

@@ -4,7 +4,7 @@ import signal
 import threading
 from pathlib import Path
 
-from node.app import Node
+from node.app import Node, running
 from node.checks import check_file, check_start
 from node.cli.output import ConfigurationFile
 from node.config import load_usable
@@ -23,7 +23,5 @@ def run(config: ConfigurationFile = None) -> None:
     is_over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: is_over.set())
-    node = Node(configuration)
-    node.start()
-    is_over.wait()
-    node.stop()
+    with running(Node(configuration)):
+        is_over.wait()

@@ -1,0 +1,154 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node.errors import DestinationUnreachableError, OutOfResourcesError
+from node.index import Index, sqlite_url
+from node.workflow import ANALYSIS_ATTEMPTS, Workflow
+from tests.peers import wait_until
+from tests.test_steps import Bench, BrokenPipeline
+
+
+class Durable(Bench):
+    """A bench whose steps a workflow carries; it can be stopped and launched again."""
+
+    def launch(self) -> None:
+        database = sqlite_url(self.folder / "workflow.sqlite")
+        self.workflow = Workflow(self.steps, self.index, self.metrics, database)
+        self.workflow.launch(1, ["pacs"])
+
+    def stop(self) -> None:
+        self.workflow.stop(drain_s=0)
+
+    def assemble(self) -> None:
+        for study in self.index.open_studies():
+            self.workflow.enqueue(study, "quiet_period")
+
+    def wait_for_state(self, uid: str, state: str) -> dict:
+        wait_until(lambda: self.account(uid)["state"] == state, f"the study is {state}", 60)
+        return self.account(uid)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Durable]:
+    bench = Durable(tmp_path)
+    bench.launch()
+    yield bench
+    bench.stop()
+    bench.index.close()
+
+
+def events(bench: Durable, uid: str) -> list[str]:
+    return [event["event"] for event in bench.index.events(uid)]
+
+
+def test_a_complete_study_is_read_and_delivered(bench: Durable) -> None:
+    uid = bench.receive("PA")
+
+    bench.assemble()
+
+    account = bench.wait_for_state(uid, "done")
+    assert account["outcome"] == "findings"
+    assert len(bench.destination.taken) == 3
+    steps = ["plan", "analyze", "encode", "finish", "deliver"]
+    assert sorted(events(bench, uid)) == sorted(["study_assembled", *(f"{step}_finished" for step in steps)])
+
+
+def test_a_study_asked_for_twice_is_read_once(bench: Durable) -> None:
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+
+    bench.workflow.enqueue(study, "quiet_period")
+    bench.workflow.enqueue(study, "quiet_period")
+
+    bench.wait_for_state(uid, "done")
+    assert events(bench, uid).count("analyze_finished") == 1
+
+
+def test_a_destination_that_comes_back_gets_its_results(bench: Durable) -> None:
+    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
+    uid = bench.receive("PA")
+
+    bench.assemble()
+
+    account = bench.wait_for_state(uid, "done")
+    assert account["undelivered"] == []
+    assert events(bench, uid).count("deliver_finished") == 2
+
+
+def test_an_analysis_that_lacks_resources_is_tried_again_and_then_fails(bench: Durable) -> None:
+    bench.stop()
+    bench.use(BrokenPipeline(OutOfResourcesError("no memory")))
+    bench.launch()
+    uid = bench.receive("PA")
+
+    bench.assemble()
+
+    account = bench.wait_for_state(uid, "done")
+    assert account["outcome"] == "failed"
+    assert account["reason"] == f"gave up after {ANALYSIS_ATTEMPTS} attempts"
+
+
+def test_a_retry_reads_again_and_sends_nothing_twice(bench: Durable) -> None:
+    uid = bench.receive("PA")
+    bench.assemble()
+    bench.wait_for_state(uid, "done")
+
+    bench.index.reopen_study(uid)
+    bench.assemble()
+
+    wait_until(lambda: events(bench, uid).count("deliver_finished") == 2, "delivery was looked at again")
+    assert bench.wait_for_state(uid, "done")["outcome"] == "findings"
+    assert len(bench.destination.taken) == 3
+
+
+def test_a_study_noted_but_not_begun_is_taken_up_at_the_next_start(bench: Durable) -> None:
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "noted-before-the-power-went", "quiet_period")
+
+    bench.stop()
+    bench.launch()
+
+    assert bench.wait_for_state(uid, "done")["outcome"] == "findings"
+
+
+def test_a_lost_index_is_rebuilt_and_its_studies_read_again(
+    bench: Durable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid = bench.receive("PA")
+    bench.assemble()
+    before = bench.wait_for_state(uid, "done")
+    bench.stop()
+    bench.index.close()
+
+    bench.index = Index(sqlite_url(bench.folder / "rebuilt.sqlite"))
+    for instance in bench.storage.instances():
+        bench.index.record_instance(instance)
+    bench.use(bench.pipeline)
+    bench.launch()
+    bench.assemble()
+    bench.assemble()
+
+    after = bench.wait_for_state(uid, "done")
+    assert _uids(after) == _uids(before)
+
+
+def _uids(account: dict) -> list[str]:
+    return [item["sop_instance_uid"] for run in account["runs"] for item in run["objects"]]
+
+
+def test_a_study_that_cannot_be_planned_ends_failed(bench: Durable, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid = bench.receive("PA")
+    monkeypatch.setattr(bench.steps, "plan", _raise)
+
+    bench.assemble()
+
+    account = bench.wait_for_state(uid, "done")
+    assert account["outcome"] == "failed"
+    assert account["reason"] == "the study could not be planned: ZeroDivisionError"
+
+
+def _raise(*_arguments: object) -> Callable[..., object]:
+    raise ZeroDivisionError
