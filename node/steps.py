@@ -8,7 +8,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from node.domain.findings import Algorithm, Findings, Outcome, Refusal
 from node.domain.image import Image
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
 from node.encode import EncodingContext, encode
-from node.errors import ConformanceError, PermanentError, SightlineError, TransientError
+from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
 from node.interfaces import Destination, Engine, Pipeline
 from node.read.header import read_attributes
@@ -68,16 +68,20 @@ class Parts:
     metrics: Metrics
 
 
-def group_series(instances: Sequence[Instance]) -> list[Series]:
-    """Return the series of a study; of several revisions of an instance, the one that came last."""
+def group_by_series(instances: Sequence[Instance]) -> dict[str, list[Instance]]:
+    """Return the instances by series; of several revisions of an instance, the one that came last."""
     latest = {instance.sop_instance_uid: instance for instance in instances}
     members_by_uid: dict[str, list[Instance]] = {}
     for instance in latest.values():
         members_by_uid.setdefault(instance.series_instance_uid, []).append(instance)
-    return [_series(members, instances) for members in members_by_uid.values()]
+    return members_by_uid
 
 
-def _series(members: Sequence[Instance], arrivals: Sequence[Instance]) -> Series:
+def read_series(members: Sequence[Instance], arrivals: Sequence[Instance]) -> Series:
+    """Return a series with its attributes, and the AE titles by which any revision of its instances came.
+
+    Raises DatasetError where a header cannot be read.
+    """
     uid = members[0].series_instance_uid
     doors = sorted({one.called_ae_title for one in arrivals if one.series_instance_uid == uid})
     attributes = {**read_attributes(members), "called_ae_title": tuple(doors)}
@@ -88,7 +92,7 @@ def readable_parts(series: Series) -> list[Series]:
     """Return what is read as one: each projection by itself, any other series whole."""
     if series.instances[0].modality not in PROJECTION_MODALITIES or len(series.instances) == 1:
         return [series]
-    return [_series([instance], [instance]) for instance in series.instances]
+    return [read_series([instance], [instance]) for instance in series.instances]
 
 
 def derived_id(*parts: object) -> str:
@@ -128,24 +132,33 @@ class Steps:
     # --- plan: which pipelines read which series
 
     def plan(self, study_instance_uid: str, job_id: str) -> list[Json]:
-        """Return the runs that the rules want, the most urgent first; without any, the study ends here."""
+        """Return the runs that the rules want; without any, the study ends here, with the reason."""
         planned_at = datetime.now(UTC).isoformat()
         runs: list[Json] = []
         reasons: list[str] = []
-        for series in group_series(self._index.instances(study_instance_uid)):
-            routed = routing.route(
-                series, [one.rule for one in self._parts.routes.values()], self._parts.scopes
-            )
-            runs += [run for rule in routed.rules for run in self._runs(series, rule)]
-            reasons += [routed.reason] if routed.reason else []
-        runs = [{**run, "job_id": job_id, "planned_at": planned_at} for run in runs]
+        outcome = Outcome.NOT_ELIGIBLE
+        arrivals = self._index.instances(study_instance_uid)
+        for members in group_by_series(arrivals).values():
+            try:
+                routed, reason = self._routed(read_series(members, arrivals))
+            except DatasetError as error:
+                outcome, routed, reason = Outcome.FAILED, [], str(error)
+                log.warning("series_unreadable", reason=reason)
+            runs += [{**run, "job_id": job_id, "planned_at": planned_at} for run in routed]
+            reasons += [reason] if reason else []
         for run in runs:
             columns = ("run_id", "job_id", "study_instance_uid", "series_instance_uid", "pipeline")
             self._index.record_run({name: run[name] for name in columns} | {"is_finished": False})
         if not runs:
             reason = "; ".join(dict.fromkeys(reasons))
-            self._index.finish_study(study_instance_uid, job_id, Outcome.NOT_ELIGIBLE.value, reason)
+            self._index.finish_study(study_instance_uid, job_id, outcome.value, reason)
         return runs
+
+    def _routed(self, series: Series) -> tuple[list[Json], str]:
+        """Return the runs of one series, and why there is none."""
+        rules = [route.rule for route in self._parts.routes.values()]
+        routed = routing.route(series, rules, self._parts.scopes)
+        return [run for rule in routed.rules for run in self._runs(series, rule)], routed.reason
 
     def fail(self, study_instance_uid: str, job_id: str, reason: str) -> None:
         """End a study that could not be planned."""
@@ -201,7 +214,8 @@ class Steps:
     def _analyzed(self, run: Json) -> Findings:
         pipeline = self._parts.routes[run["pipeline"]].pipeline
         try:
-            return pipeline.analyze(self._run_series(run), self._parts.engine)
+            findings = pipeline.analyze(self._run_series(run), self._parts.engine)
+            return replace(findings, pipeline=run["pipeline"])
         except TransientError:
             raise
         except SightlineError as error:
@@ -214,8 +228,7 @@ class Steps:
     def _run_series(self, run: Json) -> Series:
         wanted = set(run["paths"])
         known = self._index.instances(run["study_instance_uid"])
-        (series,) = group_series([one for one in known if str(one.path) in wanted])
-        return series
+        return read_series([one for one in known if str(one.path) in wanted], known)
 
     def _refused(self, run: Json, outcome: Outcome, reason: str) -> Findings:
         card = self._parts.engine.card(self._parts.routes[run["pipeline"]].pipeline.model)

@@ -1,0 +1,1 @@
+"""What runs the models of one repository: in this process, or on a server."""

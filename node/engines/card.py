@@ -1,0 +1,57 @@
+"""card.json as a value: everything the node acts on, checked once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from node.domain.card import ModelCard, ModelClass, Requirement
+from node.domain.findings import Code
+from node.errors import ModelError
+
+Json = Mapping[str, Any]
+
+
+def parse_card(model: str, document: Json) -> ModelCard:
+    """Return the card; raises ModelError for a key that is absent or of another kind, in words."""
+    try:
+        return ModelCard(
+            name=_text(document, "name"),
+            version=_text(document, "version"),
+            intended_use=_text(document, "intended_use"),
+            input_shape=tuple(int(length) for length in document["input"]["shape"]),
+            classes=tuple(_model_class(item) for item in document["classes"]),
+            requirements=tuple(_requirement(item) for item in document["eligibility"]["requirements"]),
+            parameters=tuple(_parameters(document)),
+        )
+    except KeyError as error:
+        raise ModelError(model, f"card.json: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(model, f"card.json: {error}") from error
+
+
+def _text(document: Json, key: str) -> str:
+    value = document[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} must be text, not {value!r}")
+    return value
+
+
+def _model_class(item: Json) -> ModelClass:
+    value, scheme, meaning = item["code"]
+    threshold = float(item["threshold"])
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold of {item['name']} is {threshold}, expected 0 to 1")
+    return ModelClass(Code(str(value), str(scheme), str(meaning)), threshold)
+
+
+def _requirement(item: Json) -> Requirement:
+    when = item["when"]
+    if not isinstance(when, Mapping):
+        raise ValueError(f"requirement {item['name']}: `when` must be a table")
+    return Requirement(_text(item, "name"), dict(when), _text(item, "reason"))
+
+
+def _parameters(document: Json) -> list[str]:
+    stated = document.get("parameters", [])
+    if not isinstance(stated, list) or not all(isinstance(line, str) for line in stated):
+        raise ValueError("parameters must be a list of `name=value`")
+    return stated

@@ -1,0 +1,1 @@
+"""Functions on arrays: no DICOM, no files, no network."""

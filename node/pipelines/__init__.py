@@ -1,0 +1,1 @@
+"""One folder per clinical task: a series becomes findings."""

@@ -1,0 +1,1 @@
+"""A series becomes attributes and pixels: right, or refused with a reason."""

@@ -1,0 +1,172 @@
+"""Open received files with pydicom: within limits, without noise, its faults as ours."""
+
+import logging
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from node.domain.study import Instance
+from node.errors import DatasetError, OutOfResourcesError, PixelError, StoreError
+
+# pydicom and its decoders promise no exceptions of their own: damaged bytes surface as any of these.
+LIBRARY_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BytesLengthException,
+    EOFError,
+    ImportError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SystemError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+MAX_INFLATED_BYTES = 1 << 29
+MAX_REASON_CHARACTERS = 300
+# Longer values stay in the file until they are asked for: pixels, private blobs.
+DEFER_BYTES = 1 << 16
+PREAMBLE_AND_GROUP_LENGTH_BYTES = 144
+
+# What pydicom complains of may quote a value, and thus a patient; our errors say what was wrong instead.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+class _Silence:
+    """Keeps Python warnings down while at least one thread reads.
+
+    `warnings.catch_warnings` alone is not safe in threads: two that overlap keep each other's filters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._readers == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
+
+
+@contextmanager
+def dataset_faults(uid: str) -> Iterator[None]:
+    """Turn any fault of pydicom in the block into a DatasetError without its words: they quote values."""
+    try:
+        with _SILENCE:
+            yield
+    except FileNotFoundError as error:
+        raise StoreError(uid, "the file is not in the store") from error
+    except LIBRARY_ERRORS as error:
+        raise DatasetError(uid, f"cannot be read as DICOM ({type(error).__name__})") from error
+    except MemoryError as error:
+        raise OutOfResourcesError(f"{uid}: not enough memory to read the data set") from error
+
+
+@contextmanager
+def pixel_faults(uid: str) -> Iterator[None]:
+    """Turn any fault of a decoder in the block into a PixelError with the decoder's reason on one line."""
+    try:
+        with _SILENCE:
+            yield
+    except LIBRARY_ERRORS as error:
+        # An address in memory would make the same failure look new each time.
+        reason = " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", str(error)).split())[:MAX_REASON_CHARACTERS]
+        raise PixelError(
+            uid, f"the pixel data cannot be decoded: {reason or type(error).__name__}"
+        ) from error
+    except MemoryError as error:
+        raise OutOfResourcesError(f"{uid}: not enough memory to decode the pixel data") from error
+
+
+def read_header(instance: Instance) -> Dataset:
+    """Return everything before the pixel data; raises DatasetError, or StoreError where there is no file."""
+    return _read(instance, stop_before_pixels=True)
+
+
+def read_with_pixels(instance: Instance, keywords: Sequence[str]) -> Dataset:
+    """Return the named attributes alone; Pixel Data stays in the file until it is touched."""
+    return _read(instance, keywords=keywords)
+
+
+def _read(instance: Instance, *, keywords: Sequence[str] = (), stop_before_pixels: bool = False) -> Dataset:
+    uid, path = instance.sop_instance_uid, instance.path
+    with dataset_faults(uid):
+        is_deflated = _is_deflated(path)
+        if is_deflated:
+            _check_inflated_size(uid, path)
+        dataset = dcmread(
+            path,
+            # pydicom looks for deferred values in the file, where a deflated one has none.
+            defer_size=None if is_deflated else DEFER_BYTES,
+            stop_before_pixels=stop_before_pixels,
+            force=True,
+            specific_tags=list(keywords) or None,
+        )
+        # With `force`, pydicom makes tags of any bytes; rubbish gives none that the standard knows.
+        if not keywords and not any(tag.group >= 8 and keyword_for_tag(tag) for tag in list(dataset.keys())):
+            raise DatasetError(uid, "holds no DICOM attributes")
+        _complete_transfer_syntax(dataset, instance)
+    return dataset
+
+
+def _complete_transfer_syntax(dataset: FileDataset, instance: Instance) -> None:
+    """Set the transfer syntax that a file without meta information does not say, as it was read."""
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return
+    is_implicit, is_little_endian = dataset.original_encoding
+    native = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+    received = instance.transfer_syntax_uid
+    dataset.file_meta.TransferSyntaxUID = UID(received or (ImplicitVRLittleEndian if is_implicit else native))
+
+
+def _is_deflated(path: Path) -> bool:
+    with path.open("rb") as file:
+        return DeflatedExplicitVRLittleEndian.encode() in file.read(4096)
+
+
+def _check_inflated_size(uid: str, path: Path) -> None:
+    """Raise DatasetError where a few kilobytes would unfold into more than memory holds."""
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as file:
+        file.seek(PREAMBLE_AND_GROUP_LENGTH_BYTES + read_file_meta_info(path).FileMetaInformationGroupLength)
+        while packed := inflater.unconsumed_tail or file.read(DEFER_BYTES):
+            size += len(inflater.decompress(packed, DEFER_BYTES))
+            if size > MAX_INFLATED_BYTES:
+                raise DatasetError(uid, f"inflates to more than {MAX_INFLATED_BYTES} bytes")
+            if inflater.eof:
+                return

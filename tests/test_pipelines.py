@@ -1,0 +1,226 @@
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import node.pipelines
+from node.domain.card import ModelCard, ModelClass
+from node.domain.findings import Code, Findings, Outcome, Presence
+from node.domain.study import Instance, Series
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.errors import DatasetError, GeometryError, ModelError
+from node.imaging.intensity import prepare_radiograph
+from node.interfaces import Arrays, Engine, Pipeline
+from node.pipelines.chest_xray import ChestXray
+from node.read.projection import read_projection
+from node.samples.dicom import Sample, demo_samples
+from tests.datasets import RAMP, instance, radiograph, save
+from tests.peers import REPOSITORY
+
+MODELS = REPOSITORY / "triton_repo"
+ALLOWED_IMPORTS = ("read", "imaging", "domain", "errors", "interfaces", "pipelines")
+CODES = (Code("1", "99TEST", "One"), Code("2", "99TEST", "Two"))
+
+
+@dataclasses.dataclass
+class FakeEngine:
+    """Answers every image with the same numbers, and remembers what it was asked."""
+
+    probability: tuple[float, ...] = (0.9, 0.2)
+    interval: tuple[tuple[float, float], ...] = ((0.8, 0.95), (0.1, 0.3))
+    asked: list[tuple[str, Arrays]] = dataclasses.field(default_factory=list)
+
+    def infer(self, model: str, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
+        self.asked.append((model, inputs))
+        numbers = {
+            "probability": self.probability,
+            "interval": self.interval,
+            "spread": (0.01, 0.02),
+            "entropy": (0.3, 0.7),
+            "mutual_information": (0.0, 0.1),
+        }
+        activation = np.stack([np.full((4, 4), 0.25), np.full((4, 4), 1.00001)])
+        answers = {**numbers, "activation_map": activation}
+        return {name: np.asarray(values, dtype=np.float32)[np.newaxis] for name, values in answers.items()}
+
+    def card(self, model: str) -> ModelCard:
+        classes = tuple(ModelClass(code, 0.5) for code in CODES)
+        return ModelCard(model, "1.0", "tests", (1, 16, 16), classes, (), ("size=16",))
+
+    def check(self, model: str) -> None:
+        """Nothing can be wrong with it."""
+
+
+def series(*instances: Instance) -> Series:
+    return Series("1.2.1", "1.2.2", instances, {})
+
+
+@pytest.fixture
+def frontal(tmp_path: Path) -> Instance:
+    return save(radiograph(RAMP, BitsStored=12, ViewPosition="PA", PatientOrientation=["L", "F"]), tmp_path)
+
+
+# --- what every pipeline is
+
+
+def pipelines() -> Iterator[type[Pipeline]]:
+    for module in pkgutil.iter_modules(node.pipelines.__path__, "node.pipelines."):
+        found = [
+            one
+            for one in vars(importlib.import_module(module.name)).values()
+            if inspect.isclass(one) and one.__module__ == module.name and hasattr(one, "analyze")
+        ]
+        assert found, f"{module.name} holds no pipeline"
+        yield from found
+
+
+@pytest.mark.parametrize("pipeline", list(pipelines()))
+def test_pipeline_is_a_frozen_value_with_a_model(pipeline: type[Pipeline]) -> None:
+    made = pipeline()
+
+    assert dataclasses.is_dataclass(pipeline)
+    assert made == pipeline()
+    assert hash(made) == hash(pipeline())
+    assert isinstance(made.model, str)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.model = "another"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("pipeline", list(pipelines()))
+def test_pipeline_keeps_to_its_imports(pipeline: type[Pipeline]) -> None:
+    lines = inspect.getsource(importlib.import_module(pipeline.__module__)).splitlines()
+    imported = [line.split()[1].split(".")[1] for line in lines if line.startswith("from node.")]
+
+    assert set(imported) <= set(ALLOWED_IMPORTS)
+    assert not any(name in line for line in lines for name in ("pydicom", "onnxruntime", "dbos"))
+
+
+# --- chest_xray
+
+
+def test_scores_follow_the_card(frontal: Instance) -> None:
+    findings = ChestXray().analyze(series(frontal), FakeEngine())
+
+    assert findings.sop_instance_uids == (frontal.sop_instance_uid,)
+    assert (findings.algorithm.name, findings.algorithm.version) == ("chest_xray", "1.0")
+    assert findings.algorithm.parameters == ("size=16",)
+    assert [score.code for score in findings.scores] == list(CODES)
+    assert [score.presence for score in findings.scores] == [Presence.PRESENT, Presence.ABSENT]
+    assert findings.scores[0].probability == pytest.approx(0.9)
+    assert findings.scores[1].uncertainty.entropy == pytest.approx(0.7)
+    assert findings.outcome is Outcome.FINDINGS
+
+
+def test_network_gets_what_it_was_trained_on(frontal: Instance) -> None:
+    engine = FakeEngine()
+
+    ChestXray(model="another").analyze(series(frontal), engine)
+
+    ((model, inputs),) = engine.asked
+    assert model == "another"
+    assert inputs["image"].dtype == np.float32
+    wanted = prepare_radiograph(read_projection(frontal).pixels, 16)
+    assert np.array_equal(inputs["image"], wanted[np.newaxis, np.newaxis])
+
+
+def test_activation_map_is_in_range_and_per_class(frontal: Instance) -> None:
+    findings = ChestXray().analyze(series(frontal), FakeEngine())
+
+    maps = [score.activation for score in findings.scores]
+    assert all(one is not None and one.dtype == np.float32 and one.shape == (4, 4) for one in maps)
+    assert [float(one.max()) for one in maps if one is not None] == [0.25, 1.0]
+
+
+def test_rounding_does_not_push_a_probability_out_of_its_interval(frontal: Instance) -> None:
+    engine = FakeEngine(probability=(1.0000001, 0.5), interval=((0.9, 0.99999994), (0.50000006, 0.6)))
+
+    findings = ChestXray().analyze(series(frontal), engine)
+
+    assert findings.scores[0].uncertainty.interval[1] == 1
+    assert findings.scores[1].uncertainty.interval[0] == 0.5
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        FakeEngine(probability=(float("nan"), 0.5)),
+        FakeEngine(probability=(0.5, 0.5, 0.5)),
+        FakeEngine(interval=((0, 1), (0, float("inf")))),
+    ],
+)
+def test_answers_that_are_no_numbers_are_refused(frontal: Instance, engine: Engine) -> None:
+    with pytest.raises(ModelError):
+        ChestXray().analyze(series(frontal), engine)
+
+
+def test_frontal_image_is_found_behind_a_lateral_and_a_scout(frontal: Instance, tmp_path: Path) -> None:
+    lateral = save(radiograph(RAMP, ViewPosition="LL"), tmp_path)
+    scout = save(radiograph(RAMP, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path)
+
+    findings = ChestXray().analyze(series(lateral, scout, frontal), FakeEngine())
+
+    assert findings.sop_instance_uids == (frontal.sop_instance_uid,)
+
+
+def test_series_without_frontal_image_is_refused(tmp_path: Path) -> None:
+    lateral = save(radiograph(RAMP, ViewPosition="LL"), tmp_path)
+
+    with pytest.raises(DatasetError, match="no instance is a frontal radiograph"):
+        ChestXray().analyze(series(lateral), FakeEngine())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "is_upright"),
+    [
+        (["L", "F"], True),
+        (["LP", "FA"], True),
+        ("", True),
+        (["R", "F"], False),
+        (["L", "H"], False),
+        (["R", "H"], False),
+        (["F", "L"], False),
+    ],
+)
+def test_image_that_says_it_is_turned_or_mirrored_is_refused(
+    tmp_path: Path, orientation: object, is_upright: bool
+) -> None:
+    image = save(radiograph(RAMP, ViewPosition="AP", PatientOrientation=orientation), tmp_path)
+
+    if is_upright:
+        assert isinstance(ChestXray().analyze(series(image), FakeEngine()), Findings)
+    else:
+        with pytest.raises(GeometryError, match="expected L and F"):
+            ChestXray().analyze(series(image), FakeEngine())
+
+
+# --- golden cases: the shipped weights on the samples, whose truth is known
+
+
+@pytest.fixture(scope="module")
+def shipped() -> OnnxEngine:
+    if not (MODELS / "chest_xray" / "card.json").is_file():
+        pytest.skip("needs the exported model: python -m models.export chest_xray")
+    return OnnxEngine(ModelRepository(MODELS), threads=1)
+
+
+def test_shipped_chest_xray_is_whole(shipped: OnnxEngine) -> None:
+    shipped.check("chest_xray")
+
+
+@pytest.mark.parametrize("sample", [one for one in demo_samples() if one.pipeline == "chest_xray"])
+def test_shipped_chest_xray_finds_what_is_in_the_samples(
+    shipped: OnnxEngine, sample: Sample, tmp_path: Path
+) -> None:
+    (path,) = sample.write(tmp_path)
+
+    findings = ChestXray().analyze(series(instance(path)), shipped)
+
+    scores = {score.code.meaning: round(score.probability, 3) for score in findings.scores}
+    assert findings.outcome == sample.expected_outcome, scores
