@@ -100,6 +100,7 @@ class Node:
             _listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
+            on_refused=self._note_refused,
             on_release=self._note_release,
         )
         web = application(self._exposition, self._unready)
@@ -140,6 +141,9 @@ class Node:
         if stored.is_new or not self.index.holds(stored.instance):
             self.index.record_instance(stored.instance)
         self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
+
+    def _note_refused(self, called_ae_title: str, status: int) -> None:
+        self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()
 
     def _note_release(self, study_instance_uids: frozenset[str], *, ended: Ended) -> None:
         if ended == "released":

@@ -1,0 +1,1 @@
+"""Destinations: the doors through which results leave."""

@@ -1,0 +1,1 @@
+"""Listeners: the doors through which studies come in."""
