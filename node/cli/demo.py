@@ -75,7 +75,9 @@ def _archive(scratch: Path, pacs: str) -> Iterator[Peer]:
         return
     (port,) = _free_ports(1)
     settings = DimseListenerSettings((ApplicationEntity(AE_TITLE),), port=port)
-    listener = DimseListener(settings, Storage(scratch / "archive"), on_stored=_ignore, on_refused=_ignore, on_release=_ignore)
+    listener = DimseListener(
+        settings, Storage(scratch / "archive"), on_stored=_ignore, on_refused=_ignore, on_release=_ignore
+    )
     listener.start()
     try:
         yield Peer(LOOPBACK, port, AE_TITLE, CALLING)

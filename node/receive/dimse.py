@@ -74,7 +74,7 @@ class DimseListener:
 
     `on_stored` is called once the file is safe, and before the peer reads Success: nothing acknowledged
     is unknown. An instance sent again is announced again, `is_new` False. If it raises, the peer reads a
-    failure and will send again. `on_refused` gets called AE title and status. Threads of the association call.
+    failure and will send again. `on_refused` gets called AE title and status. All from association threads.
 
     Of the transfer syntaxes that a context offers, the first in the sender's order is accepted: senders put
     first the encoding in which they hold the pixels, and each one of the standard is stored.

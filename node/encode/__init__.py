@@ -1,0 +1,47 @@
+"""Findings become DICOM objects: one file per object, one entry for all."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from node.domain.findings import Findings
+from node.encode.identity import EncodingContext, Kind, ReportClass, Result
+from node.encode.report import encode_report
+from node.encode.secondary_capture import encode_secondary_capture, preview_png
+from node.encode.source import read_sources
+from node.encode.summary import encode_summary
+from node.read.dataset import dataset_faults
+
+__all__ = ["EncodedObject", "EncodingContext", "Kind", "ReportClass", "encode", "preview_png"]
+
+ENCODERS: Mapping[Kind, Callable[[Result], Dataset]] = {
+    Kind.FINDINGS_SR: encode_report,
+    Kind.SUMMARY_SR: encode_summary,
+    Kind.SECONDARY_CAPTURE: encode_secondary_capture,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedObject:
+    """One DICOM object of a result, not yet on disk."""
+
+    kind: str
+    dataset: Dataset
+
+
+def encode(findings: Findings, sources: Sequence[Path], context: EncodingContext) -> Iterator[EncodedObject]:
+    """Yield the wanted objects of one result, each in a series of its own.
+
+    `sources` are the files of the analyzed series. A result without scores, or a context without a picture,
+    has no secondary capture. Raises DatasetError where a source cannot be read or lacks its identifiers.
+    """
+    result = Result(findings, read_sources(sources, findings), context)
+    for kind in context.kinds:
+        if kind is Kind.SECONDARY_CAPTURE and (findings.refusal or context.image is None):
+            continue
+        # A source's malformed UIDs are referred to as they are: pydicom would warn of each.
+        with dataset_faults(result.source.sop_instance_uid):
+            dataset = ENCODERS[kind](result)
+        yield EncodedObject(kind.value, dataset)

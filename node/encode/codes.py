@@ -1,0 +1,74 @@
+"""Every code that results use; standard ones come from pydicom's copy of the dictionaries."""
+
+from collections.abc import Mapping
+
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from node.domain.findings import Outcome, Presence, Priority
+
+DEVICE = codes.DCM.Device
+PROCESSING_EQUIPMENT = codes.DCM.ProcessingEquipment
+SOURCE_IMAGE = codes.DCM.SourceImageForImageProcessingOperation
+ARTIFICIAL_INTELLIGENCE = codes.DCM.ArtificialIntelligence
+
+# Titles and containers
+MEASUREMENT_REPORT = codes.DCM.ImagingMeasurementReport
+IMAGING_MEASUREMENTS = codes.DCM.ImagingMeasurements
+IMAGE_LIBRARY = codes.DCM.ImageLibrary
+IMAGE_LIBRARY_GROUP = codes.DCM.ImageLibraryGroup
+QUALITATIVE_EVALUATIONS = Code("C0034375", "UMLS", "Qualitative Evaluations")
+IMAGING_REPORT = codes.LN.DiagnosticImagingReport
+PROCEDURE_REPORTED = codes.DCM.ProcedureReported
+MODALITY = codes.DCM.Modality
+FINDINGS = codes.DCM.Findings
+FINDING = codes.DCM.Finding
+CONCLUSIONS = codes.DCM.Conclusions
+CONCLUSION = codes.DCM.Conclusion
+SOURCE = Code("260753009", "SCT", "Source")
+
+# Procedures (CID 100)
+RADIOGRAPHY = codes.LN.XRUnspecifiedBodyRegion
+COMPUTED_TOMOGRAPHY = codes.LN.CTUnspecifiedBodyRegion
+IMAGING_PROCEDURE = codes.SCT.ImagingProcedure
+PROCEDURE_BY_MODALITY: Mapping[str, Code] = {
+    "CR": RADIOGRAPHY,
+    "DX": RADIOGRAPHY,
+    "CT": COMPUTED_TOMOGRAPHY,
+}
+
+# Numbers
+PROBABILITY = codes.DCM.Probability
+MEAN = codes.SCT.Mean
+STANDARD_DEVIATION = codes.SCT.StandardDeviation
+UPPER_UNCERTAINTY = codes.SCT.RangeOfUpperMeasurementUncertainty
+LOWER_UNCERTAINTY = codes.SCT.RangeOfLowerMeasurementUncertainty
+PERCENT = codes.UCUM.Percent
+BIT = Code("bit", "UCUM", "bit")
+
+# What a report says of itself
+SUMMARY_OF_ANALYSES = codes.DCM.SummaryOfAnalyses
+SUMMARY_BY_OUTCOME: Mapping[Outcome, Code] = {
+    Outcome.FINDINGS: codes.DCM.AllAlgorithmsSucceededWithFindings,
+    Outcome.NO_FINDINGS: codes.DCM.AllAlgorithmsSucceededWithoutFindings,
+    Outcome.NOT_ELIGIBLE: codes.DCM.NoAlgorithmsSucceededWithoutFindings,
+    Outcome.FAILED: codes.DCM.NoAlgorithmsSucceededWithoutFindings,
+}
+PRESENCE: Mapping[Presence, Code] = {
+    Presence.PRESENT: codes.SCT.Present,
+    Presence.ABSENT: codes.SCT.Absent,
+    Presence.UNDETERMINED: codes.SCT.Undetermined,
+}
+PRIORITY = Code("260870009", "SCT", "Priority")
+PRIORITY_CATEGORY: Mapping[Priority, Code] = {
+    Priority.STAT: codes.cid7035.ACRCategory1ActionableFinding,
+    Priority.URGENT: codes.cid7035.ACRCategory2ActionableFinding,
+    Priority.ROUTINE: codes.cid7035.ACRCategory3ActionableFinding,
+}
+
+# What no dictionary has
+PRIVATE_SCHEME = "99SIGHTLINE"
+ENTROPY = Code("UQ-ENTROPY", PRIVATE_SCHEME, "Predictive entropy")
+MUTUAL_INFORMATION = Code("UQ-MI", PRIVATE_SCHEME, "Epistemic mutual information")
+INTERVAL_LEVEL = Code("UQ-ILEVEL", PRIVATE_SCHEME, "Uncertainty interval level")
+REASON = Code("REJ-REASON", PRIVATE_SCHEME, "Reason for not analysing")

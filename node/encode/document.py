@@ -1,0 +1,145 @@
+"""What every structured report has: the observer, the evidence, the flags, and a tree of separate items."""
+
+from collections.abc import Iterable, Mapping
+
+from highdicom.sr import (
+    CodedConcept,
+    Comprehensive3DSR,
+    ComprehensiveSR,
+    ContainerContentItem,
+    ContentItem,
+    ContentSequence,
+    DeviceObserverIdentifyingAttributes,
+    EnhancedSR,
+    LanguageOfContentItemAndDescendants,
+    ObserverContext,
+    RelationshipTypeValues,
+    TextContentItem,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from node.encode.codes import DEVICE
+from node.encode.identity import (
+    Device,
+    Kind,
+    ReportClass,
+    Result,
+    contributing_equipment,
+    plain,
+    stamp,
+)
+from node.encode.source import Source
+
+LONGEST_WORDS = 1024
+LANGUAGE = CodedConcept("en-US", "RFC5646", "English (United States)")
+CONTAINS = RelationshipTypeValues.CONTAINS
+
+
+class _AnySource:
+    """Leaves the copying of patient and study to `stamp`: highdicom's own refuses unknown SOP classes."""
+
+    def copy_patient_and_study_information(self, dataset: Dataset) -> None:
+        """Copy nothing."""
+
+
+class _Comprehensive3D(_AnySource, Comprehensive3DSR):
+    pass
+
+
+class _Comprehensive(_AnySource, ComprehensiveSR):
+    pass
+
+
+class _Enhanced(_AnySource, EnhancedSR):
+    pass
+
+
+Document = type[_Comprehensive3D] | type[_Comprehensive] | type[_Enhanced]
+DOCUMENT_BY_CLASS: Mapping[ReportClass, Document] = {
+    ReportClass.COMPREHENSIVE_3D: _Comprehensive3D,
+    ReportClass.COMPREHENSIVE: _Comprehensive,
+    ReportClass.ENHANCED: _Enhanced,
+}
+
+
+def build_document(
+    root: ContainerContentItem, result: Result, kind: Kind, report_class: ReportClass
+) -> Dataset:
+    """Return the report with its content, in a series of its own.
+
+    It is complete if the analysis was, preliminary, and never verified: only a physician verifies.
+    """
+    separate(root)
+    document = DOCUMENT_BY_CLASS[report_class](
+        evidence=[_evidence(source) for source in result.sources],
+        content=root,
+        series_instance_uid=result.uid(kind, "series"),
+        series_number=result.series_number(kind),
+        sop_instance_uid=result.uid(kind, "instance"),
+        instance_number=1,
+        manufacturer=result.device.manufacturer,
+        is_complete=result.findings.refusal is None,
+        contributing_equipment=[contributing_equipment(result.device)],
+        specific_character_set=None,
+    )
+    stamp(document, result, kind)
+    return document
+
+
+def _evidence(source: Source) -> Dataset:
+    """Return what highdicom needs to refer to a source: its identifiers and equipment, no patient."""
+    evidence = Dataset()
+    evidence.StudyInstanceUID = source.study_instance_uid
+    evidence.SeriesInstanceUID = source.series_instance_uid
+    evidence.SOPInstanceUID = source.sop_instance_uid
+    evidence.SOPClassUID = source.sop_class_uid
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
+        setattr(evidence, keyword, None)
+    for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
+        setattr(evidence, keyword, None)
+    return evidence
+
+
+def observer(device: Device) -> ObserverContext:
+    """Return who observed: the algorithm, as a device (TID 1001, 1004)."""
+    return ObserverContext(
+        observer_type=DEVICE,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=device.uid,
+            name=device.name,
+            manufacturer_name=device.manufacturer,
+            model_name=device.name,
+        ),
+    )
+
+
+def document_root(
+    title: Code, template_id: str, device: Device, children: Iterable[ContentItem]
+) -> ContainerContentItem:
+    """Return the root of a tree: its title, language and observer, then the children."""
+    root = ContainerContentItem(name=title, template_id=template_id)
+    root.ContentSequence = ContentSequence(
+        [*LanguageOfContentItemAndDescendants(LANGUAGE), *observer(device), *children]
+    )
+    return root
+
+
+def container(name: Code, children: Iterable[ContentItem]) -> ContainerContentItem:
+    """Return a container with its children."""
+    item = ContainerContentItem(name=name, relationship_type=CONTAINS)
+    item.ContentSequence = ContentSequence(list(children))
+    return item
+
+
+def sentence(name: Code, text: str) -> TextContentItem:
+    """Return a line of text, in characters that the source's character set is sure to have."""
+    return TextContentItem(name=name, value=plain(text, LONGEST_WORDS), relationship_type=CONTAINS)
+
+
+def separate(item: ContentItem) -> None:
+    """Mark every container as a list; the default makes viewers print one run-on paragraph."""
+    if isinstance(item, ContainerContentItem):
+        item.ContinuityOfContent = "SEPARATE"
+    for child in item.get("ContentSequence", ()):
+        separate(child)

@@ -1,0 +1,63 @@
+"""The summary report: TID 2000, plain text that every viewer shows."""
+
+from collections.abc import Iterator
+
+from highdicom.sr import ContentItem
+from pydicom.dataset import Dataset
+
+from node.domain.findings import Findings, Outcome, Presence, Score
+from node.encode import codes
+from node.encode.document import build_document, container, document_root, sentence
+from node.encode.identity import Kind, ReportClass, Result
+
+WORD_BY_PRESENCE = {
+    Presence.PRESENT: "PRESENT",
+    Presence.ABSENT: "absent",
+    Presence.UNDETERMINED: "UNCERTAIN - needs review",
+}
+OUTCOME_WORDS = {
+    Outcome.FINDINGS: "findings",
+    Outcome.NO_FINDINGS: "no findings",
+    Outcome.NOT_ELIGIBLE: "not eligible: outside the intended use of the algorithm",
+    Outcome.FAILED: "failed: the algorithm gave no result",
+}
+WARNING = "AI result - not for primary diagnosis - unverified"
+DISCLAIMER = "Investigational. Not verified by a physician. Not for primary diagnosis."
+
+
+def encode_summary(result: Result) -> Dataset:
+    """Return the findings as sentences."""
+    root = document_root(codes.IMAGING_REPORT, "2000", result.device, _content(result))
+    return build_document(root, result, Kind.SUMMARY_SR, ReportClass.ENHANCED)
+
+
+def _content(result: Result) -> Iterator[ContentItem]:
+    lines = [sentence(codes.FINDING, line) for line in describe_findings(result.findings)]
+    yield container(codes.FINDINGS, lines)
+    yield container(codes.CONCLUSIONS, [sentence(codes.CONCLUSION, line) for line in _conclusions(result)])
+
+
+def describe_findings(findings: Findings) -> list[str]:
+    """Return one line per score, or the reason why there is none."""
+    if findings.refusal:
+        return [f"Not analysed: {findings.reason}"]
+    return [describe_score(score) for score in findings.scores] or ["No findings"]
+
+
+def describe_score(score: Score) -> str:
+    """Return what one score says, in words and in figures."""
+    return f"{score.code.meaning}: {WORD_BY_PRESENCE[score.presence]}, {describe_probability(score)}"
+
+
+def describe_probability(score: Score) -> str:
+    """Return the probability with its interval, in whole percent."""
+    low, high = (round(100 * bound) for bound in score.uncertainty.interval)
+    return f"probability {round(100 * score.probability)} % (95 % interval {low}-{high} %)"
+
+
+def _conclusions(result: Result) -> Iterator[str]:
+    yield DISCLAIMER
+    yield f"Outcome: {OUTCOME_WORDS[result.findings.outcome]}"
+    if result.findings.outcome is Outcome.FINDINGS:
+        yield f"Suggested reading priority: {result.context.priority.value}"
+    yield f"Algorithm: {result.device.name}, version {result.device.version}"
