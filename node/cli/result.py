@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
 
 from node import conformance
 from node.cli.output import AsJson, print_json, say
@@ -22,20 +20,16 @@ def check_results(
     as_json: AsJson = False,
 ) -> None:
     """Hold result objects against the rules every result must pass before it leaves the node."""
-    violations_by_path = {path: _check(path, source or []) for path in files}
+    sources = source or []
+    violations_by_path = {path: [str(one) for one in conformance.check_file(path, sources)] for path in files}
+    skipped = conformance.skipped_rules(sources)
     if as_json:
-        print_json(
-            {"files": [{"path": str(path), "violations": v} for path, v in violations_by_path.items()]}
-        )
+        accounts = [{"path": str(path), "violations": found} for path, found in violations_by_path.items()]
+        print_json({"files": accounts, "skipped_rules": list(skipped)})
     else:
         for path, violations in violations_by_path.items():
             say(f"{path}: {'; '.join(violations) or 'OK'}")
+        if skipped:
+            say(f"not looked at without --source: {', '.join(skipped)}")
     if any(violations_by_path.values()):
         raise typer.Exit(1)
-
-
-def _check(path: Path, sources: list[Path]) -> list[str]:
-    try:
-        return [str(one) for one in conformance.check(dcmread(path), sources)]
-    except (InvalidDicomError, OSError) as error:
-        return [f"cannot be read as DICOM: {type(error).__name__}"]
