@@ -7,6 +7,7 @@ import typer
 
 from node import conformance
 from node.cli.output import AsJson, print_json, say
+from node.errors import DatasetError
 
 app = typer.Typer(help="Look at result objects.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def check_results(
 ) -> None:
     """Hold result objects against the rules every result must pass before it leaves the node."""
     sources = source or []
-    violations_by_path = {path: [str(one) for one in conformance.check_file(path, sources)] for path in files}
+    violations_by_path = {path: _violations(path, sources) for path in files}
     skipped = conformance.skipped_rules(sources)
     if as_json:
         accounts = [{"path": str(path), "violations": found} for path, found in violations_by_path.items()]
@@ -33,3 +34,10 @@ def check_results(
             say(f"not looked at without --source: {', '.join(skipped)}")
     if any(violations_by_path.values()):
         raise typer.Exit(1)
+
+
+def _violations(path: Path, sources: list[Path]) -> list[str]:
+    try:
+        return [str(one) for one in conformance.check_file(path, sources)]
+    except DatasetError as error:
+        return [error.message]
