@@ -1,0 +1,173 @@
+"""The commands beside a running node, and what they say when something is wrong."""
+
+import json
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.deliver.dimse import Peer, send_files
+from node.samples.dicom import DxOptions, write_dx
+from node.samples.thorax import thorax_radiograph
+from tests.peers import LOOPBACK, free_ports
+from tests.peers.node import Node, make_node, run_sightline, to_toml
+
+NewNode = Callable[[Mapping[str, Any]], Node]
+READING, DEAF = "READING", "DEAF"
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def bad(tmp_path: Path, taken_port: int) -> Path:
+    """A configuration with one problem of every kind."""
+    (unreachable,) = free_ports(1)
+    path = tmp_path / "sightline.toml"
+    path.write_text(
+        to_toml(
+            {
+                "data": str(tmp_path / "data"),
+                "receive": {"port": taken_port, "prot": 104, "idle_timeout_s": "soon"},
+                "web": {"port": free_ports(1)[0]},
+                "engine": {"repository": str(tmp_path)},
+                "destinations": {"pacs": {"host": LOOPBACK, "port": unreachable, "ae_title": "PACS"}},
+            }
+        )
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_bad_configuration_tells_all_its_problems_at_once(command: str, bad: Path, taken_port: int) -> None:
+    ended = run_sightline(command, "-c", str(bad))
+
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 2
+    for words in (
+        "receive.prot: unknown key – did you mean port?",
+        'receive.idle_timeout_s: "soon" – expected a number',
+        f"receive.port {taken_port}: cannot listen on {LOOPBACK}:{taken_port}",
+        "pipelines.chest_xray model: chest_xray: no such model",
+        "destinations.pacs: pacs: ",
+    ):
+        assert words in said
+    assert "Traceback" not in said
+
+
+def test_check_says_ok_of_what_is_well(tmp_path: Path) -> None:
+    receive, web = free_ports(2)
+    path = tmp_path / "sightline.toml"
+    path.write_text(
+        to_toml({"data": str(tmp_path / "data"), "receive": {"port": receive}, "web": {"port": web}})
+    )
+
+    ended = run_sightline("check", "--json", "-c", str(path))
+
+    assert ended.returncode == 0
+    checks = {check["name"]: check["problem"] for check in json.loads(ended.stdout)["checks"]}
+    assert set(checks.values()) == {""}
+    assert {f"receive.port {receive}", "pipelines.chest_xray model", "disk", "clock"} <= set(checks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["frobnicate"], 2, "No such command"),
+        (["send", "README.md", "--to", "nowhere"], 2, "expected AET@HOST:PORT"),
+        (["send", "no-such-file", "--to", "PACS@127.0.0.1:104"], 1, "there is no such file or folder"),
+        (["studies", "list", "-c", "no-such-file.toml"], 2, "cannot be read"),
+        (["process", "README.md", "--out", "{out}"], 1, "README.md: SOP Class UID is missing"),
+        (["process", "README.md", "--out", "{out}", "--pipeline", "x"], 2, "'x' is not declared"),
+        (["result", "check", "README.md"], 1, ""),
+    ],
+)
+def test_wrong_use_is_said_in_words(arguments: list[str], status: int, words: str, tmp_path: Path) -> None:
+    ended = run_sightline(*(one.format(out=tmp_path / "out") for one in arguments))
+
+    assert ended.returncode == status
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A running node of two AE titles, one of which no pipeline listens to."""
+    entities = {READING: {"pipelines": ["*"]}, DEAF: {"pipelines": []}}
+    configuration = {"receive": {"application_entities": entities}, "assembly": {"quiet_period_s": 1}}
+    with make_node(tmp_path_factory.mktemp("commands") / "node", configuration) as node:
+        node.start()
+        yield node
+
+
+def send(node: Node, folder: Path, seed: int, called: str) -> str:
+    """Send a synthetic radiograph; return its study."""
+    uid = f"1.2.826.0.1.3680043.10.{seed}"
+    options = DxOptions(study_instance_uid=uid)
+    path = write_dx(thorax_radiograph(seed, size=256), folder / f"{seed}.dcm", options=options)
+    summary = send_files([path], Peer(LOOPBACK, node.port, called))
+    assert not summary.failures
+    return uid
+
+
+def test_two_ae_titles_lead_to_different_pipelines(node: Node, tmp_path: Path) -> None:
+    known = len(node.studies())
+    read, not_read = send(node, tmp_path, 1, READING), send(node, tmp_path, 2, DEAF)
+
+    studies = {study["study_instance_uid"]: study for study in node.wait_for_studies(known + 2)}
+
+    assert [run["pipeline"] for run in studies[read]["runs"]] == ["chest_xray"]
+    assert studies[not_read]["runs"] == []
+    assert studies[not_read]["outcome"] == "not_eligible"
+    assert f"outside the scope of AE {DEAF}" in studies[not_read]["reason"]
+
+
+def test_the_story_of_a_study_is_shown_step_by_step(node: Node, tmp_path: Path) -> None:
+    known = len(node.studies())
+    uid = send(node, tmp_path, 3, READING)
+    node.wait_for_studies(known + 1)
+
+    shown = node.sightline("studies", "show", uid, "--json", "-c", str(node.configuration_path))
+    text = node.sightline("studies", "show", uid, "-c", str(node.configuration_path))
+    unknown = node.sightline("studies", "show", "1.2.3", "-c", str(node.configuration_path))
+
+    story = json.loads(shown.stdout)
+    assert story["evidence"] == "association_released"
+    events = [event["event"] for event in story["events"]]
+    assert events == [
+        "study_assembled",
+        *(f"{step}_finished" for step in ("plan", "analyze", "encode", "finish")),
+    ]
+    assert uid in text.stdout
+    assert "encode_finished" in text.stdout
+    assert (unknown.returncode, unknown.stderr) == (1, "sightline: 1.2.3: no such study was received\n")
+
+
+def test_health_and_metrics_are_answered_without_a_uid(node: Node, tmp_path: Path) -> None:
+    known = len(node.studies())
+    uid = send(node, tmp_path, 4, READING)
+    node.wait_for_studies(known + 1)
+
+    metrics = node.metrics()
+
+    assert node.get("/healthz")[0] == node.get("/readyz")[0] == 200
+    assert metrics[f'sightline_instances_received_total{{ae_title="{READING}"}}'] >= 1
+    assert metrics['sightline_stage_seconds_count{stage="analyze"}'] >= 1
+    assert metrics["sightline_disk_free_bytes"] > 0
+    assert uid not in node.get("/metrics")[1]
+
+
+def test_a_node_that_is_told_to_stop_ends_in_good_order(new_node: NewNode) -> None:
+    node = new_node({})
+    node.start()
+
+    node._process.send_signal(signal.SIGTERM)
+
+    assert node._process.wait(30) == 0
+    assert node.log_records(event="node_stopped")
