@@ -341,15 +341,16 @@ class Steps:
         return {"state": state, "detail": detail, "retry_in_s": retry_in_s}
 
     def _send(self, items: Sequence[Json], destination: str) -> tuple[str, str]:
+        """Return state and detail; the detail may quote the peer, and so stays out of the log."""
         if not items:
             return DELIVERED, ""
         try:
             self._parts.outlets[destination].destination.deliver([Path(item["path"]) for item in items])
         except TransientError as error:
-            log.warning("delivery_postponed", destination=destination, reason=str(error))
+            log.warning("delivery_postponed", destination=destination, error=type(error).__name__)
             return PENDING, str(error)
         except PermanentError as error:
-            log.warning("delivery_refused", destination=destination, reason=str(error))
+            log.warning("delivery_refused", destination=destination, error=type(error).__name__)
             return UNDELIVERABLE, str(error)
         return DELIVERED, ""
 

@@ -94,7 +94,7 @@ class DimseDestination:
                     "delivery_warned",
                     destination=self.name,
                     sop_instance_uid=file.sop_instance_uid,
-                    reason=file.reason,
+                    status=f"0x{file.status:04X}",
                 )
         # What may pass later decides: after another try, what cannot is all that is left to report.
         for file in summary.failures:
