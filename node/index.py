@@ -351,7 +351,7 @@ class Index:
         with self._connection() as connection:
             counts = {state: number for state, number in connection.execute(by_state)}
             return (
-                {RECEIVING: 0, QUEUED: 0, ANALYZED: 0}
+                dict.fromkeys((RECEIVING, RETRYING, QUEUED, ANALYZED), 0)
                 | counts
                 | {PENDING: connection.execute(waiting).scalar_one()}
             )

@@ -44,9 +44,7 @@ def test_a_released_radiograph_is_told_of_and_a_growing_stack_is_not(index):
     index.record_instance(instance("1.1", modality="DX"))
     index.record_instance(instance("2.1", modality="CT", study="9.9"))
     told = []
-    assembler = Assembler(
-        index, 60.0, lambda one, evidence: told.append((one.study_instance_uid, evidence))
-    )
+    assembler = Assembler(index, 60.0, lambda one, evidence: told.append((one.study_instance_uid, evidence)))
 
     assembler.note_release(frozenset({STUDY, "9.9"}))
     assembler.assemble()

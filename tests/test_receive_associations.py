@@ -84,11 +84,11 @@ def test_more_associations_than_allowed_are_rejected_for_now(open_door: OpenDoor
     assert found == (2, 3, 2)
 
 
-def test_a_port_in_use_is_named() -> None:
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(ConfigurationError) as failure:
         settings = DimseListenerSettings(port=taken.getsockname()[1])
         DimseListener(
-            settings, Storage(Path("unused")), on_stored=print, on_refused=print, on_release=print
+            settings, Storage(tmp_path), on_stored=print, on_refused=print, on_release=print
         ).start()
 
     (problem,) = failure.value.problems

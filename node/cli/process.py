@@ -49,7 +49,9 @@ def process(
         print_accounts(studies)
     complain(refused)
     outcomes = {run["outcome"] for study in studies for run in study["runs"]}
-    if refused or Outcome.FAILED.value in outcomes:
+    if not studies:
+        complain(["there is no study to read"])
+    if refused or not studies or Outcome.FAILED.value in outcomes:
         raise typer.Exit(1)
 
 

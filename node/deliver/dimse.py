@@ -255,7 +255,7 @@ def _associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Asso
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = peer.timeout_s
     entity.network_timeout = None
-    opened: list[bool] = []
+    opened: list[socket.socket] = []
     try:
         association = entity.associate(
             peer.host,
@@ -273,14 +273,17 @@ def _associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Asso
     finally:
         if association.is_established:
             association.release()
+        # pynetdicom drops the socket of an association that its peer ended, and leaves it open.
+        for connection in opened:
+            connection.close()
 
 
-def _prepare_socket(event: evt.Event, timeout_s: float, opened: list[bool]) -> None:
+def _prepare_socket(event: evt.Event, timeout_s: float, opened: list[socket.socket]) -> None:
     """Send small messages at once, and never wait for ever for a peer that does not read."""
     connection: Any = event.assoc.dul.socket
     connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.socket.settimeout(timeout_s)
-    opened.append(True)
+    opened.append(connection.socket)
 
 
 def _why(association: Association, is_open: bool) -> str:
