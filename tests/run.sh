@@ -36,7 +36,7 @@ install_environment() {
 }
 
 # The peers of the tests: command, and the Debian package that brings it.
-peers="storescu:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless"
+peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless"
 files="/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb /usr/share/java/pixelmed.jar:libpixelmed-java"
 
 list_missing_packages() {

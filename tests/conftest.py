@@ -1,0 +1,59 @@
+"""Fixtures: the node and its peers as real programs, sample studies, and fakes of what can be replaced."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.samples.dicom import Sample, demo_samples
+from tests.peers import REPOSITORY
+from tests.peers.archive import Recorder, run_recorder
+from tests.peers.node import Node, make_node
+
+# DCMTK, and Orthanc which is built on it, leave Nagle's algorithm on unless told so.
+os.environ.setdefault("TCP_NODELAY", "1")
+
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    with run_recorder() as archive:
+        yield archive
+
+
+@pytest.fixture
+def new_node(tmp_path: Path) -> Iterator[Callable[[Mapping[str, Any]], Node]]:
+    """Makes nodes that are not started yet; all are ended with the test."""
+    with ExitStack() as stack:
+
+        def make(configuration: Mapping[str, Any]) -> Node:
+            folder = tmp_path / f"node-{len(list(tmp_path.glob('node-*')))}"
+            return stack.enter_context(make_node(folder, configuration))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def zoo() -> list[Path]:
+    """Real DICOM files of many makers, some broken on purpose."""
+    folder = SHARED_DATA / "zoo"
+    if not folder.is_dir():
+        pytest.skip("needs the collection of DICOM files in ../shared/data/zoo")
+    return sorted(path for path in folder.iterdir() if path.name not in ("MANIFEST.csv", "README.md"))
+
+
+@pytest.fixture(scope="session")
+def samples() -> dict[str, Sample]:
+    """The studies of the demo, by the outcome that their truth demands."""
+    return {sample.expected_outcome: sample for sample in demo_samples()}
+
+
+@pytest.fixture(scope="session")
+def positive(samples: dict[str, Sample], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a study with a finding."""
+    (path,) = samples["findings"].write(tmp_path_factory.mktemp("positive"))
+    return path

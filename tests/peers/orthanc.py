@@ -1,0 +1,127 @@
+"""Orthanc, the Debian package, as the PACS."""
+
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.peers import LOOPBACK, end_process, free_ports, need_program, wait_until
+
+AE_TITLE = "ORTHANC"
+DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+class Orthanc:
+    """One running Orthanc, through its REST interface."""
+
+    def __init__(self, *, dicom_port: int, http_port: int) -> None:
+        self.ae_title = AE_TITLE
+        self.host = LOOPBACK
+        self.port = dicom_port
+        self.http_port = http_port
+
+    def upload(self, path: Path) -> None:
+        """Put a file into the archive as if a modality had sent it."""
+        self._ask("POST", "/instances", path.read_bytes())
+
+    def forward(self, study_instance_uid: str, modality: str = "node") -> dict[str, Any]:
+        """C-STORE the whole study to one of its peers; returns the report of the finished job."""
+        answer = self._ask(
+            "POST", f"/modalities/{modality}/store", self._study_id(study_instance_uid).encode()
+        )
+        return json.loads(answer)
+
+    def instances(self, study_instance_uid: str) -> dict[str, str]:
+        """SOP Instance UID → Orthanc's identifier, for all the study holds now."""
+        study_id = self._study_id(study_instance_uid)
+        answer = json.loads(self._ask("GET", f"/studies/{study_id}/instances")) if study_id else []
+        return {each["MainDicomTags"]["SOPInstanceUID"]: each["ID"] for each in answer}
+
+    def studies(self) -> list[str]:
+        """The Study Instance UID of every study in the archive."""
+        answer = json.loads(self._ask("GET", "/studies?expand"))
+        return [each["MainDicomTags"]["StudyInstanceUID"] for each in answer]
+
+    def arrivals(self) -> int:
+        """How many instances were new to the archive since it started."""
+        changes = json.loads(self._ask("GET", "/changes?limit=10000"))["Changes"]
+        return sum(each["ChangeType"] == "NewInstance" for each in changes)
+
+    def download(self, identifier: str) -> bytes:
+        """The file of one instance."""
+        return self._ask("GET", f"/instances/{identifier}/file")
+
+    def answers(self) -> bool:
+        """Is the REST interface up?"""
+        try:
+            return bool(self._ask("GET", "/system"))
+        except OSError:
+            return False
+
+    def _study_id(self, study_instance_uid: str) -> str:
+        query = {"Level": "Study", "Query": {"StudyInstanceUID": study_instance_uid}}
+        found = json.loads(self._ask("POST", "/tools/find", json.dumps(query).encode()))
+        return found[0] if found else ""
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
+        connection = http.client.HTTPConnection(self.host, self.http_port, timeout=60)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        assert response.status == 200, f"Orthanc: {method} {path}: {response.status} {content[:500]!r}"
+        return content
+
+
+@contextmanager
+def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterator[Orthanc]:
+    """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port)."""
+    program = need_program("Orthanc", "orthanc")
+    dicom_port, http_port = free_ports(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "orthanc.json"
+    configuration.write_text(json.dumps(_settings(folder, dicom_port, http_port, peers), indent=2))
+    environment = os.environ | {"TCP_NODELAY": "1"}
+    with (folder / "orthanc.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, configuration], stdout=log, stderr=log, cwd=folder, env=environment
+        )
+    orthanc = Orthanc(dicom_port=dicom_port, http_port=http_port)
+    try:
+        wait_until(lambda: orthanc.answers() or process.poll() is not None, "Orthanc answers")
+        assert process.poll() is None, (folder / "orthanc.log").read_text()
+        yield orthanc
+    finally:
+        end_process(process)
+
+
+def _settings(
+    folder: Path, dicom_port: int, http_port: int, peers: dict[str, tuple[str, str, int]]
+) -> dict[str, Any]:
+    return {
+        "Name": "archive of the tests",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "HttpPort": http_port,
+        "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False,
+        "DicomAet": AE_TITLE,
+        "DicomPort": dicom_port,
+        "DicomCheckCalledAet": True,
+        "DicomAlwaysAllowEcho": True,
+        "DicomAlwaysAllowStore": True,
+        "UnknownSopClassAccepted": True,
+        # A second copy of an instance must not pass unseen by replacing the first.
+        "OverwriteInstances": False,
+        "StableAge": 1,
+        "DicomModalities": {name: list(peer) for name, peer in peers.items()},
+        "Plugins": [str(DICOMWEB_PLUGIN)] if DICOMWEB_PLUGIN.exists() else [],
+        # No "Host": the plugin then answers with the name and port it was asked by.
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }

@@ -1,0 +1,217 @@
+"""The commands as a person types them, each a process of its own, and the JSON they promise."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+import node
+from node.samples.dicom import Sample
+from tests.peers import REPOSITORY
+from tests.peers.node import run_sightline
+
+Json = dict[str, Any]
+
+OUTCOMES = {"findings", "no_findings", "not_eligible", "failed"}
+PRIORITIES = {"stat", "urgent", "routine"}
+WITHOUT_TORCH = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "torchvision", "models")))    # None: whoever imports one fails
+from node.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo") / "out"
+
+
+@pytest.fixture(scope="module")
+def demo(demo_folder: Path) -> Json:
+    """The demo, once, where PyTorch cannot be imported."""
+    arguments = ["demo", "--json", "--out", str(demo_folder)]
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert ended.stdout, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def test_demo_keeps_the_contract(demo: Json, record_property: Callable[[str, object], None]) -> None:
+    record_property("seconds", demo["seconds"])
+
+    assert problems(demo, REPORT) == []
+
+
+def test_demo_finds_what_is_there_and_nothing_else(demo: Json, samples: dict[str, Sample]) -> None:
+    expected = {sample.name: [(sample.pipeline, sample.expected_outcome)] for sample in samples.values()}
+
+    outcomes = {
+        study["sample"]: [(run["pipeline"], run["outcome"]) for run in study["runs"]]
+        for study in demo["studies"]
+    }
+
+    assert outcomes == expected
+
+
+def test_demo_delivers_every_object_to_its_archive(demo: Json) -> None:
+    for study in demo["studies"]:
+        for run in study["runs"]:
+            assert sorted(item["kind"] for item in run["objects"]) == [
+                "findings_sr",
+                "secondary_capture",
+                "summary_sr",
+            ]
+            for item in run["objects"]:
+                assert item["delivered_to"], item
+
+
+def test_demo_leaves_results_and_pictures_to_look_at(demo: Json, demo_folder: Path) -> None:
+    for item in objects_of(demo):
+        path = Path(item["path"])
+        assert path.is_relative_to(demo_folder)
+        assert pydicom.dcmread(path).SOPInstanceUID == item["sop_instance_uid"]
+    assert list(demo_folder.rglob("*.png"))
+
+
+def test_demo_ranks_the_finding_before_the_rest(demo: Json) -> None:
+    priority = {run["outcome"]: run["priority"] for study in demo["studies"] for run in study["runs"]}
+
+    assert priority["findings"] in ("stat", "urgent")
+    assert priority["no_findings"] == "routine"
+
+
+def test_process_keeps_the_same_contract(positive: Path, tmp_path: Path) -> None:
+    ended = run_sightline("process", str(positive), "--out", str(tmp_path / "out"), "--json")
+
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert problems(report, REPORT) == []
+    ((run,),) = (study["runs"] for study in report["studies"])
+    assert run["outcome"] != "failed"
+    assert [item["delivered_to"] for item in run["objects"]] == [[], [], []]
+    assert all(Path(item["path"]).is_relative_to(tmp_path / "out") for item in run["objects"])
+
+
+def test_results_of_process_pass_the_gate_by_hand(positive: Path, tmp_path: Path) -> None:
+    ended = run_sightline("process", str(positive), "--out", str(tmp_path), "--json")
+    paths = [item["path"] for item in objects_of(json.loads(ended.stdout))]
+
+    checked = run_sightline("result", "check", *paths)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_process_of_a_folder_without_studies_fails_in_words(tmp_path: Path) -> None:
+    ended = run_sightline("process", str(tmp_path), "--out", str(tmp_path / "out"))
+
+    assert ended.returncode in (1, 2)
+    assert ended.stderr.strip()
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_first_command_of_the_readme_from_a_clean_clone(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", REPOSITORY, clone], check=True)
+
+    ended = subprocess.run(
+        ["bash", "deploy/demo.sh", "--json"],
+        cwd=clone,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert problems(json.loads(ended.stdout), REPORT) == []
+    assert not list((clone / ".venv-demo" / "lib").glob("python*/site-packages/torch"))
+
+
+def objects_of(report: Json) -> list[Json]:
+    return [item for study in report["studies"] for run in study["runs"] for item in run["objects"]]
+
+
+# The contract, as a shape: a type, a set of allowed values, a list of one shape, a tuple of shapes, a mapping
+# of exactly these keys, or `Each` for a mapping with free keys.
+
+
+class Each(dict[type, Any]):
+    """A mapping from any key of the type to the shape."""
+
+
+CODE = (str, str)
+SCORE = {
+    "name": str,
+    "code": CODE,
+    "probability": float,
+    "interval": (float, float),
+    "entropy": float,
+    "mutual_information": float,
+    "is_uncertain": bool,
+    "presence": {"present", "absent", "undetermined"},
+}
+OBJECT = {
+    "kind": str,
+    "sop_class_uid": str,
+    "sop_instance_uid": str,
+    "path": str,
+    "delivered_to": [str],
+}
+RUN = {
+    "pipeline": str,
+    "series_instance_uid": str,
+    "outcome": OUTCOMES,
+    "reason": str,
+    "priority": PRIORITIES,
+    "scores": [SCORE],
+    "regions": [dict],
+    "seconds": Each({str: float}),
+    "objects": [OBJECT],
+}
+STUDY = {"study_instance_uid": str, "sample": str | None, "runs": [RUN]}
+REPORT = {"version": {node.__version__}, "seconds": float, "studies": [STUDY]}
+
+
+def problems(value: Any, shape: Any, at: str = "report") -> list[str]:
+    """Where the value is not of the shape, in words."""
+    if isinstance(shape, Each):
+        ((key_type, each),) = shape.items()
+        wrong = [f"{at}: key {key!r}" for key in value if not isinstance(key, key_type)]
+        return wrong + [line for key, one in value.items() for line in problems(one, each, f"{at}.{key}")]
+    if isinstance(shape, dict):
+        if not isinstance(value, dict) or value.keys() != shape.keys():
+            return [f"{at}: {sorted(value)} instead of {sorted(shape)}"]
+        return [line for key, one in shape.items() for line in problems(value[key], one, f"{at}.{key}")]
+    if isinstance(shape, list):
+        return [
+            line for number, one in enumerate(value) for line in problems(one, shape[0], f"{at}[{number}]")
+        ]
+    if isinstance(shape, tuple):
+        if len(value) != len(shape):
+            return [f"{at}: {value!r} instead of {len(shape)} values"]
+        return [
+            line
+            for number, one in enumerate(shape)
+            for line in problems(value[number], one, f"{at}[{number}]")
+        ]
+    if isinstance(shape, set):
+        return [] if value in shape else [f"{at}: {value!r} instead of one of {sorted(shape)}"]
+    return (
+        []
+        if isinstance(value, (int, float) if shape is float else shape)
+        else [f"{at}: {value!r} is no {shape}"]
+    )
