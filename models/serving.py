@@ -1,0 +1,64 @@
+"""Run exported graphs as the node's engine would, for calibration, evaluation and parity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from google.protobuf import text_format
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
+
+Arrays = dict[str, NDArray[np.float32]]
+BATCH = 8
+
+
+def open_graph(path: Path, threads: int = 2) -> onnxruntime.InferenceSession:
+    """Return a session on one ONNX file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run_graph(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
+    """Return the named outputs of one graph."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+class EnsembleGraphs:
+    """The graphs of one ensemble of a model repository, run in the order that its config.pbtxt lists."""
+
+    def __init__(self, repository: Path, name: str) -> None:
+        """Open every graph; raises FileNotFoundError where the repository lacks one."""
+        config = text_format.Parse(
+            (repository / name / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+        )
+        self.steps = list(config.ensemble_scheduling.step)
+        self.outputs = [output.name for output in config.output]
+        self.sessions = {step.model_name: _open(repository, step.model_name) for step in self.steps}
+
+    def infer(self, images: Iterable[NDArray[np.float32]]) -> Arrays:
+        """Return the outputs for images of shape (size, size), run in small batches."""
+        pending, answers = list(images), []
+        for start in range(0, len(pending), BATCH):
+            answers.append(self._infer_batch(np.stack(pending[start : start + BATCH])[:, None]))
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
+
+    def _infer_batch(self, batch: NDArray[np.float32]) -> Arrays:
+        tensors: Arrays = {"image": batch}
+        for step in self.steps:
+            inputs = {key: tensors[tensor] for key, tensor in step.input_map.items()}
+            answer = run_graph(self.sessions[step.model_name], inputs)
+            tensors.update({tensor: answer[key] for key, tensor in step.output_map.items()})
+        return {name: tensors[name] for name in self.outputs}
+
+
+def _open(repository: Path, name: str) -> onnxruntime.InferenceSession:
+    path = repository / name / "1" / "model.onnx"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; write it with: python -m models.export chest_xray")
+    return open_graph(path)
