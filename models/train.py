@@ -67,11 +67,7 @@ def train(settings: Settings) -> Path:
     network = RadiographNetwork(len(data.CLASSES), settings.dropout, settings.trunk).to(
         device, memory_format=torch.channels_last
     )
-    stages: list[dict[str, object]] = []
-    if settings.init:
-        earlier = torch.load(settings.init, map_location=device, weights_only=True)
-        network.load_state_dict(earlier["weights"])
-        stages = earlier["stages"]
+    stages = load_earlier(network, settings.init) if settings.init else []
     stages = [*stages, asdict(settings) | {"data_version": kept.version, "commit": commit()}]
     average = copy.deepcopy(network).eval()
 
@@ -115,6 +111,14 @@ def train(settings: Settings) -> Path:
         print(json.dumps(figures), flush=True)
         torch.save({"weights": average.state_dict(), "stages": stages, "figures": figures}, path)
     return path
+
+
+def load_earlier(network: nn.Module, path: str) -> list[dict[str, object]]:
+    """Give a network the weights of an earlier checkpoint, and return the stages that made them."""
+    earlier = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(earlier["weights"])
+    stages: list[dict[str, object]] = earlier["stages"]
+    return stages
 
 
 def training_set(settings: Settings, size: int) -> data.Radiographs:
