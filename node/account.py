@@ -5,16 +5,20 @@ This is the public contract that `demo`, `process` and `studies` print with `--j
 
 from typing import Any
 
-from node.domain.findings import Outcome, Priority, Score
+from node.domain.findings import Outcome, OutOfDistribution, PredictionSet, Priority, Score
 from node.index import ANALYZED, DELIVERED, PENDING, Index, Json
 
 # The outcome of a study is the first of these that one of its runs ended with.
 OUTCOMES_BY_WEIGHT = (Outcome.FINDINGS, Outcome.FAILED, Outcome.NO_FINDINGS, Outcome.NOT_ELIGIBLE)
 PRIORITIES_BY_WEIGHT = (Priority.STAT, Priority.URGENT, Priority.ROUTINE)
+OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
 def describe_score(score: Score) -> Json:
-    """Return a score as the contract has it; probabilities are 0–1, entropy and mutual information in bit."""
+    """Return a score as the index keeps it; probabilities are 0–1, entropy and mutual information in bit.
+
+    It is the contract's, and `out_of_distribution`, which the contract has once for the run.
+    """
     low, high = score.uncertainty.interval
     return {
         "name": score.code.meaning,
@@ -23,9 +27,23 @@ def describe_score(score: Score) -> Json:
         "interval": [round(low, 4), round(high, 4)],
         "entropy": round(score.uncertainty.entropy, 4),
         "mutual_information": round(score.uncertainty.mutual_information, 4),
+        "prediction_set": _describe_prediction_set(score.uncertainty.prediction_set),
         "is_uncertain": score.is_uncertain,
+        "doubts": [doubt.value for doubt in score.doubts],
         "presence": score.presence.value,
+        OUT_OF_DISTRIBUTION: _describe_out_of_distribution(score.uncertainty.out_of_distribution),
     }
+
+
+def _describe_prediction_set(prediction_set: PredictionSet | None) -> list[str] | None:
+    return None if prediction_set is None else [answer.value for answer in prediction_set.answers]
+
+
+def _describe_out_of_distribution(value: OutOfDistribution | None) -> Json | None:
+    if value is None:
+        return None
+    # Its scale is the model's own: digits are counted from the first that is not 0.
+    return {"score": float(f"{value.score:.6g}"), "threshold": float(f"{value.threshold:.6g}")}
 
 
 def describe_runs(index: Index, study_instance_uid: str, sample: str | None = None) -> Json:
@@ -46,7 +64,12 @@ def _describe_run(run: Json) -> Json:
         "outcome": run["outcome"],
         "reason": run["reason"],
         "priority": run["priority"],
-        "scores": run["scores"],
+        "scores": [
+            {key: value for key, value in score.items() if key != OUT_OF_DISTRIBUTION}
+            for score in run["scores"]
+        ],
+        # All scores of a run state the same: they are of one image.
+        OUT_OF_DISTRIBUTION: run["scores"][0][OUT_OF_DISTRIBUTION] if run["scores"] else None,
         "regions": [],
         "seconds": run["seconds"],
         "objects": [_describe_object(item) for item in run["objects"]],

@@ -113,10 +113,14 @@ class PipelineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriageRule:
-    """A finding (meaning or code value) of at least this probability, when present, earns this class."""
+    """A finding (meaning or code value) that is present earns this class; `at_least` asks for more of it.
+
+    Present is what reaches the threshold of the model's card and is not uncertain, so a lower `at_least` asks
+    for nothing.
+    """
 
     finding: Annotated[str, text]
-    at_least: Annotated[float, number(0, 1)]
+    at_least: Annotated[float, number(0, 1)] = 0.0
     priority: Annotated[Priority, member(Priority)]
 
 
@@ -163,7 +167,7 @@ def _default_pipelines() -> Mapping[str, PipelineSettings]:
 
 
 DEFAULT_TRIAGE = (
-    TriageRule(finding="Pneumonia", at_least=0.5, priority=Priority.URGENT),
+    TriageRule(finding="Pneumonia", priority=Priority.URGENT),
     TriageRule(finding="Pneumonia", at_least=0.9, priority=Priority.STAT),
 )
 

@@ -294,8 +294,9 @@ def _outcome_stated(dataset: Dataset, _: Sequence[Dataset]) -> Iterator[str]:
 
 def _absent_is_no_finding(dataset: Dataset, _: Sequence[Dataset]) -> Iterator[str]:
     for number, group in enumerate(_groups(dataset), 1):
-        values = [_code(item, "ConceptCodeSequence") for item in _items(group)]
-        if codes.SCT.Absent in values and any(True for _ in _named(group, codes.DCM.Finding)):
+        labels = [_code(finding, "ConceptCodeSequence") for finding in _named(group, codes.DCM.Finding)]
+        said = [_code(item, "ConceptCodeSequence") for label in labels for item in _named(group, label)]
+        if codes.SCT.Absent in said:
             yield f"group {number} names a finding that it says is absent"
 
 

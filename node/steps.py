@@ -23,7 +23,7 @@ from node.domain.card import ModelCard
 from node.domain.findings import Algorithm, Findings, Outcome, Refusal
 from node.domain.image import Image
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
-from node.encode import EncodingContext, encode
+from node.encode import EncodingContext, encode, warm_up
 from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
 from node.interfaces import Destination, Engine, Pipeline
@@ -125,7 +125,8 @@ class Steps:
         return result
 
     def warm_up(self) -> None:
-        """Load every model, so that the first study need not wait for it; raises ModelError for a bad one."""
+        """Load what the first study would else wait for; raises ModelError for a bad model."""
+        warm_up()
         for route in self._parts.routes.values():
             self._parts.engine.check(route.pipeline.model)
 

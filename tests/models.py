@@ -34,10 +34,12 @@ def constant(name: str, value: float) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=tensor)
 
 
-def arithmetic(operator: str, value: float, *, batch: Sequence[object] = ("batch",)) -> bytes:
-    """Return the graph y = x `operator` value, for x of [batch, 2]."""
+def arithmetic(
+    operator: str, value: float, *, batch: Sequence[object] = ("batch",), shape: Sequence[int] = (2,)
+) -> bytes:
+    """Return the graph y = x `operator` value, for x of [batch, shape]."""
     nodes = [constant("c", value), helper.make_node(operator, ["x", "c"], ["y"])]
-    return graph(nodes, {"x": [*batch, 2]}, {"y": [*batch, 2]})
+    return graph(nodes, {"x": [*batch, *shape]}, {"y": [*batch, *shape]})
 
 
 def batch_length() -> bytes:
@@ -52,10 +54,11 @@ def batch_length() -> bytes:
     return graph(nodes, {"x": ["batch", 2]}, {"y": ["batch", 2]})
 
 
-def config(name: str, *, max_batch_size: int = 4, steps: str = "") -> str:
-    """Return the text of config.pbtxt for x of 2 to y of 2."""
+def config(name: str, *, max_batch_size: int = 4, steps: str = "", shape: Sequence[int] = (2,)) -> str:
+    """Return the text of config.pbtxt for x to y, both of this shape."""
     kind = f'platform: "ensemble"\nensemble_scheduling {{ {steps} }}' if steps else 'backend: "onnxruntime"'
-    tensor = '{{ name: "{}" data_type: TYPE_FP32 dims: [ 2 ] }}'
+    dims = ", ".join(map(str, shape))
+    tensor = f'{{{{ name: "{{}}" data_type: TYPE_FP32 dims: [ {dims} ] }}}}'
     entries = f"input {tensor.format('x')}\noutput {tensor.format('y')}"
     return f'name: "{name}"\nmax_batch_size: {max_batch_size}\n{entries}\n{kind}\n'
 

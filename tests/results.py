@@ -13,6 +13,9 @@ from node.domain.findings import (
     Code,
     Findings,
     Outcome,
+    OutOfDistribution,
+    PredictionSet,
+    Presence,
     Priority,
     Refusal,
     Score,
@@ -35,19 +38,39 @@ REAL_RADIOGRAPHS = [
 ]
 
 
-def score(code: Code, probability: float, interval: tuple[float, float]) -> Score:
-    """A score whose map has its peak in the lower left of the picture."""
+FAMILIAR, FOREIGN = OutOfDistribution(0.75, 1.25), OutOfDistribution(3.141593, 1.25)
+
+
+def score(code: Code, probability: float, interval: tuple[float, float], *answers: Presence) -> Score:
+    """A score over a threshold of 0.5, whose map has its peak in the lower left of the picture."""
     rows, columns = np.mgrid[:16, :16]
     activation = np.exp(-((rows - 12) ** 2 + (columns - 4) ** 2) / 8).astype(np.float32)
-    return Score(code, probability, 0.5, Uncertainty(0.04, interval, 0.557438, 0.0123), activation)
+    uncertainty = Uncertainty(0.04, interval, 0.557438, 0.0123, PredictionSet(answers, 0.95), FAMILIAR)
+    return Score(code, probability, 0.5, uncertainty, activation)
 
 
-PRESENT = score(PNEUMONIA, 0.87, (0.78, 0.93))
-UNDETERMINED = score(BACTERIAL, 0.64, (0.45, 0.8))
-ABSENT = score(VIRAL, 0.12, (0.05, 0.2))
+def of(image: OutOfDistribution | None, *scores: Score) -> tuple[Score, ...]:
+    """The scores, were they of that image."""
+    return tuple(
+        replace(one, uncertainty=replace(one.uncertainty, out_of_distribution=image)) for one in scores
+    )
+
+
+def bare(one: Score) -> Score:
+    """The score of a model that states neither prediction sets nor an out-of-distribution score."""
+    return replace(one, uncertainty=replace(one.uncertainty, prediction_set=None, out_of_distribution=None))
+
+
+PRESENT = score(PNEUMONIA, 0.87, (0.78, 0.93), Presence.PRESENT)
+UNDETERMINED = score(BACTERIAL, 0.64, (0.45, 0.8), Presence.ABSENT, Presence.PRESENT)
+ABSENT = score(VIRAL, 0.12, (0.05, 0.2), Presence.ABSENT)
+UNPREDICTED = score(BACTERIAL, 0.1, (0.05, 0.2))
 SCORES = {
     "findings": (PRESENT, UNDETERMINED, ABSENT),
     "uncertain": (UNDETERMINED, ABSENT),
+    "unpredicted": (UNPREDICTED,),
+    "foreign": of(FOREIGN, PRESENT, UNPREDICTED, ABSENT),
+    "bare": tuple(map(bare, (PRESENT, UNDETERMINED, ABSENT))),
     "no_findings": (ABSENT,),
     "not_eligible": (),
     "failed": (),

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from node.cli.studies import top_finding
 from node.deliver.dimse import Peer, send_files
+from node.domain.findings import Doubt
 from node.samples.dicom import DxOptions, write_dx
 from node.samples.thorax import thorax_radiograph
 from tests.peers import LOOPBACK, free_ports
@@ -94,6 +96,38 @@ def test_wrong_use_is_said_in_words(arguments: list[str], status: int, words: st
     assert ended.returncode == status
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def row(name: str, probability: float, presence: str, *doubts: str) -> dict[str, Any]:
+    """A score as the account has it, as far as a line about it needs."""
+    return {
+        "name": name,
+        "probability": probability,
+        "interval": [probability - 0.05, probability + 0.05],
+        "presence": presence,
+        "is_uncertain": bool(doubts),
+        "doubts": list(doubts),
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ([], ""),
+        ([row("A", 0.1, "absent"), row("B", 0.2, "absent")], "B 20 % (15–25 %)"),
+        (
+            [row("A", 0.9, "absent"), row("B", 0.2, "undetermined", Doubt.BOTH_ANSWERS)],
+            "B 20 % (15–25 %, uncertain)",
+        ),
+        ([row("A", 0.9, "undetermined", Doubt.BOTH_ANSWERS), row("B", 0.7, "present")], "B 70 % (65–75 %)"),
+        (
+            [row("A", 0.9, "undetermined", Doubt.FOREIGN_IMAGE)],
+            "uncertain: the image is unlike those the model was made for",
+        ),
+    ],
+)
+def test_the_top_finding_is_never_one_that_must_not_be_used(scores: list[dict[str, Any]], words: str) -> None:
+    assert top_finding(scores) == words
 
 
 @pytest.fixture(scope="module")

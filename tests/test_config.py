@@ -170,6 +170,14 @@ def test_triage_rules_replace_the_default_ones():
     )
 
 
+def test_a_triage_rule_asks_for_presence_alone_unless_it_says_more():
+    given = tomllib.loads('[[triage]]\nfinding = "Pneumonia"\npriority = "urgent"')
+
+    (rule,) = check_configuration(given).triage
+
+    assert rule.at_least == 0
+
+
 def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(tmp_path, monkeypatch):
     package, elsewhere = tmp_path / "checkout" / "node", tmp_path / "elsewhere"
     for folder in (package, elsewhere, package.parent / "triton_repo"):

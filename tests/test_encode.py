@@ -9,7 +9,7 @@ from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from node.domain.findings import Priority, Score
+from node.domain.findings import Doubt, OutOfDistribution, Priority, Score
 from node.encode import ReportClass, encode
 from node.encode import codes as used
 from node.samples.dicom import write_dx
@@ -19,6 +19,8 @@ from tests.peers.validators import dciodvfy_errors, report_errors
 from tests.results import (
     ABSENT,
     ALGORITHM,
+    FAMILIAR,
+    FOREIGN,
     PRESENT,
     REAL_RADIOGRAPHS,
     REASONS,
@@ -30,8 +32,9 @@ from tests.results import (
     save,
 )
 
-ANALYZED = ["findings", "uncertain", "no_findings"]
 REFUSED = ["not_eligible", "failed"]
+ANALYZED = [case for case in SCORES if case not in REFUSED]
+FOREIGN_WORDS = "The image is unlike those the model was made for: its scores must not be used."
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,9 @@ def test_dciodvfy_finds_no_error(results: dict[str, dict[str, Path]]) -> None:
 
 
 def test_pixelmed_finds_no_error_in_reports(results: dict[str, dict[str, Path]]) -> None:
-    reports = [results["findings"][kind] for kind in ("findings_sr", "summary_sr")]
+    reports = [
+        results[case][kind] for case in ("findings", "foreign") for kind in ("findings_sr", "summary_sr")
+    ]
 
     assert report_errors([*reports, results["not_eligible"]["findings_sr"]]) == []
 
@@ -117,7 +122,8 @@ def test_the_tree_is_valid_in_each_report_class(
     path = save(report, tmp_path / "report.dcm")
 
     assert dciodvfy_errors([path]) == []
-    assert len(highdicom.sr.srread(path).content.get_image_measurement_groups()) == len(SCORES["findings"])
+    groups = highdicom.sr.srread(path).content.get_image_measurement_groups()
+    assert len(groups) == len(SCORES["findings"]) + len(["the image's"])
 
 
 def test_entities_agree_with_the_source(source: Path, results: dict[str, dict[str, Path]]) -> None:
@@ -164,15 +170,15 @@ def test_probability_carries_its_uncertainty_below_it(results: dict[str, dict[st
 
 
 @pytest.mark.parametrize(
-    ("number", "score", "presence"),
+    ("number", "score", "presence", "answers"),
     [
-        (0, PRESENT, codes.SCT.Present),
-        (1, UNDETERMINED, codes.SCT.Undetermined),
-        (2, ABSENT, codes.SCT.Absent),
+        (0, PRESENT, codes.SCT.Present, [codes.SCT.Present]),
+        (1, UNDETERMINED, codes.SCT.Undetermined, [codes.SCT.Absent, codes.SCT.Present]),
+        (2, ABSENT, codes.SCT.Absent, [codes.SCT.Absent]),
     ],
 )
 def test_only_an_absent_class_is_no_finding(
-    number: int, score: Score, presence: Code, results: dict[str, dict[str, Path]]
+    number: int, score: Score, presence: Code, answers: list[Code], results: dict[str, dict[str, Path]]
 ) -> None:
     group = named(dcmread(results["findings"]["findings_sr"]), codes.DCM.MeasurementGroup)[number]
 
@@ -181,6 +187,72 @@ def test_only_an_absent_class_is_no_finding(
     assert [code_of(item) for item in named(group, used.FINDING)] == (
         [] if score is ABSENT else [label.value]
     )
+    members = named(group, used.PREDICTION_SET_MEMBER)
+    assert [code_of(item) for item in members] == [answer.value for answer in answers]
+    assert [number_of(item) for item in named(group, used.CONFORMAL_COVERAGE)] == [(95.0, "%")]
+
+
+def test_a_score_that_abstains_says_why(results: dict[str, dict[str, Path]]) -> None:
+    groups = named(dcmread(results["findings"]["findings_sr"]), codes.DCM.MeasurementGroup)
+
+    assert [[item.TextValue for item in named(group, used.COMMENT)] for group in groups] == [
+        [],
+        [f"UNCERTAIN - needs review ({Doubt.THRESHOLD_IN_INTERVAL}; {Doubt.BOTH_ANSWERS})"],
+        [],
+        [],
+    ]
+
+
+def test_an_empty_prediction_set_has_a_coverage_and_no_member(results: dict[str, dict[str, Path]]) -> None:
+    group = named(dcmread(results["unpredicted"]["findings_sr"]), codes.DCM.MeasurementGroup)[0]
+
+    assert named(group, used.PREDICTION_SET_MEMBER) == []
+    assert [number_of(item) for item in named(group, used.CONFORMAL_COVERAGE)] == [(95.0, "%")]
+    assert code_of(named(group, Code("53084003", "SCT", ""))[0]) == codes.SCT.Undetermined.value
+    assert str(Doubt.NEITHER_ANSWER) in named(group, used.COMMENT)[0].TextValue
+
+
+@pytest.mark.parametrize(
+    ("case", "image", "flag"), [("findings", FAMILIAR, codes.SCT.No), ("foreign", FOREIGN, codes.SCT.Yes)]
+)
+def test_how_strange_the_image_is_stands_once_as_flag_and_number(
+    case: str, image: OutOfDistribution, flag: Code, results: dict[str, dict[str, Path]]
+) -> None:
+    report = dcmread(results[case]["findings_sr"])
+
+    assert [code_of(item) for item in named(report, used.OUT_OF_DISTRIBUTION)] == [flag.value]
+    (number,) = named(report, used.OUT_OF_DISTRIBUTION_SCORE)
+    assert number_of(number) == (pytest.approx(image.score, abs=1e-5), "1")
+    group = named(report, codes.DCM.MeasurementGroup)[-1]
+    assert number in named(group, used.OUT_OF_DISTRIBUTION_SCORE)
+    assert "out_of_distribution_threshold=1.25" in [
+        item.TextValue for item in named(group, codes.DCM.AlgorithmParameters)
+    ]
+
+
+def test_a_foreign_image_has_no_finding_and_says_that_its_scores_must_not_be_used(
+    results: dict[str, dict[str, Path]],
+) -> None:
+    report = dcmread(results["foreign"]["findings_sr"])
+
+    assert named(report, used.FINDING) == []
+    assert FOREIGN_WORDS in [item.TextValue for item in named(report, used.COMMENT)]
+    for score in SCORES["foreign"]:
+        (presence,) = named(report, Code(score.code.value, "SCT", ""))
+        assert code_of(presence) == codes.SCT.Undetermined.value
+
+
+def test_what_the_model_does_not_state_is_not_in_the_report(results: dict[str, dict[str, Path]]) -> None:
+    report = dcmread(results["bare"]["findings_sr"])
+
+    for name in (
+        used.PREDICTION_SET_MEMBER,
+        used.CONFORMAL_COVERAGE,
+        used.OUT_OF_DISTRIBUTION,
+        used.OUT_OF_DISTRIBUTION_SCORE,
+    ):
+        assert named(report, name) == []
+    assert len(named(report, codes.DCM.MeasurementGroup)) == len(SCORES["bare"])
 
 
 def test_each_group_names_algorithm_threshold_and_source(
@@ -189,12 +261,12 @@ def test_each_group_names_algorithm_threshold_and_source(
     report = highdicom.sr.srread(results["findings"]["findings_sr"])
     groups = report.content.get_image_measurement_groups()
 
-    assert len({group.tracking_uid for group in groups}) == len(groups) == 3
-    for group in groups:
+    assert len({group.tracking_uid for group in groups}) == len(groups) == 4
+    own = [["decision_threshold=0.5", "interval=95%"]] * 3 + [["out_of_distribution_threshold=1.25"]]
+    for group, parameters in zip(groups, own, strict=True):
         item = group[0]
         assert [one.TextValue for one in named(item, codes.DCM.AlgorithmParameters)] == [
-            "decision_threshold=0.5",
-            "interval=95%",
+            *parameters,
             *ALGORITHM.parameters,
         ]
         assert [one.referenced_sop_instance_uid for one in group.source_images] == [
@@ -207,6 +279,8 @@ def test_each_group_names_algorithm_threshold_and_source(
     [
         ("findings", codes.DCM.AllAlgorithmsSucceededWithFindings),
         ("uncertain", codes.DCM.AllAlgorithmsSucceededWithFindings),
+        ("unpredicted", codes.DCM.AllAlgorithmsSucceededWithFindings),
+        ("foreign", codes.DCM.AllAlgorithmsSucceededWithFindings),
         ("no_findings", codes.DCM.AllAlgorithmsSucceededWithoutFindings),
         ("not_eligible", codes.DCM.NoAlgorithmsSucceededWithoutFindings),
         ("failed", codes.DCM.NoAlgorithmsSucceededWithoutFindings),
@@ -218,7 +292,7 @@ def test_report_says_how_the_analysis_ended(
     report = dcmread(results[case]["findings_sr"])
 
     assert [code_of(item) for item in named(report, used.SUMMARY_OF_ANALYSES)] == [summary.value]
-    assert bool(named(report, used.PRIORITY)) is (case in ("findings", "uncertain"))
+    assert bool(named(report, used.PRIORITY)) is (case in ANALYZED and case not in ("no_findings", "foreign"))
     assert bool(named(report, codes.DCM.ImagingMeasurements)) is (case in ANALYZED)
     assert report.CompletionFlag == ("COMPLETE" if case in ANALYZED else "PARTIAL")
     assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
@@ -241,10 +315,10 @@ def test_priority_is_an_actionable_finding(priority: Priority, category: Code, s
 def test_foreign_words_are_spelled_so_that_every_character_set_holds_them(
     source: Path, tmp_path: Path
 ) -> None:
-    foreign = replace(PRESENT, code=replace(PRESENT.code, meaning="Épanchement pleural – côté gauche " * 3))
-    findings = replace(make_findings("findings", source), scores=(foreign,))
+    french = replace(PRESENT, code=replace(PRESENT.code, meaning="Épanchement pleural – côté gauche " * 3))
+    findings = replace(make_findings("findings", source), scores=(french,))
 
-    objects = {item.kind: item.dataset for item in encode(findings, [source], make_context("foreign"))}
+    objects = {item.kind: item.dataset for item in encode(findings, [source], make_context("french"))}
 
     paths = [save(dataset, tmp_path / f"{kind}.dcm") for kind, dataset in objects.items()]
     assert dciodvfy_errors(paths) == []
@@ -260,7 +334,8 @@ def test_summary_speaks_in_sentences(results: dict[str, dict[str, Path]]) -> Non
 
     assert texts_of(path, used.FINDING) == [
         "Pneumonia: PRESENT, probability 87 % (95 % interval 78-93 %)",
-        "Bacterial pneumonia: UNCERTAIN - needs review, probability 64 % (95 % interval 45-80 %)",
+        "Bacterial pneumonia: UNCERTAIN - needs review (the threshold lies inside the interval; "
+        "the prediction set holds both answers), probability 64 % (95 % interval 45-80 %)",
         "Viral pneumonia: absent, probability 12 % (95 % interval 5-20 %)",
     ]
     assert texts_of(path, used.CONCLUSION) == [
@@ -269,6 +344,26 @@ def test_summary_speaks_in_sentences(results: dict[str, dict[str, Path]]) -> Non
         "Suggested reading priority: urgent",
         "Algorithm: chest_xray_densenet121, version 1.0.0",
     ]
+
+
+def test_summary_of_a_foreign_image_gives_no_figure(results: dict[str, dict[str, Path]]) -> None:
+    path = results["foreign"]["summary_sr"]
+
+    warning, *lines = texts_of(path, used.FINDING)
+    assert warning == FOREIGN_WORDS
+    assert lines[0] == (
+        "Pneumonia: UNCERTAIN - needs review (the image is unlike those the model was made for)"
+    )
+    assert len(lines) == len(SCORES["foreign"])
+    assert not any("%" in line for line in lines)
+
+
+@pytest.mark.parametrize("case", ["uncertain", "unpredicted", "foreign"])
+def test_summary_claims_no_finding_where_nothing_is_certain(
+    case: str, results: dict[str, dict[str, Path]]
+) -> None:
+    assert "Outcome: nothing certain - needs review" in texts_of(results[case]["summary_sr"], used.CONCLUSION)
+    assert not any("absent" in line for line in texts_of(results["foreign"]["summary_sr"], used.FINDING))
 
 
 # --- codes

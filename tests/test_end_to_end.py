@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 import node
+from node.domain.findings import Doubt
 from node.samples.dicom import Sample
 from tests.peers import REPOSITORY
 from tests.peers.node import run_sightline
@@ -53,6 +54,15 @@ def test_demo_keeps_the_contract(demo: Json, record_property: Callable[[str, obj
     record_property("seconds", demo["seconds"])
 
     assert problems(demo, REPORT) == []
+
+
+def test_scores_of_the_demo_are_uncertain_for_a_reason(demo: Json) -> None:
+    scores = [score for study in demo["studies"] for run in study["runs"] for score in run["scores"]]
+
+    assert scores
+    for score in scores:
+        assert score["is_uncertain"] is bool(score["doubts"])
+        assert score["is_uncertain"] is (score["presence"] == "undetermined")
 
 
 def test_demo_finds_what_is_there_and_nothing_else(demo: Json, samples: dict[str, Sample]) -> None:
@@ -146,11 +156,15 @@ def objects_of(report: Json) -> list[Json]:
 
 
 # The contract, as a shape: a type, a set of allowed values, a list of one shape, a tuple of shapes, a mapping
-# of exactly these keys, or `Each` for a mapping with free keys.
+# of exactly these keys, `Each` for a mapping with free keys, or `OrNull` for null or one shape.
 
 
 class Each(dict[type, Any]):
     """A mapping from any key of the type to the shape."""
+
+
+class OrNull(list[Any]):
+    """Null, or the one shape in it."""
 
 
 CODE = (str, str)
@@ -161,7 +175,9 @@ SCORE = {
     "interval": (float, float),
     "entropy": float,
     "mutual_information": float,
+    "prediction_set": OrNull([[{"absent", "present"}]]),
     "is_uncertain": bool,
+    "doubts": [set(Doubt)],
     "presence": {"present", "absent", "undetermined"},
 }
 OBJECT = {
@@ -178,6 +194,7 @@ RUN = {
     "reason": str,
     "priority": PRIORITIES,
     "scores": [SCORE],
+    "out_of_distribution": OrNull([{"score": float, "threshold": float}]),
     "regions": [dict],
     "seconds": Each({str: float}),
     "objects": [OBJECT],
@@ -188,6 +205,8 @@ REPORT = {"version": {node.__version__}, "seconds": float, "studies": [STUDY]}
 
 def problems(value: Any, shape: Any, at: str = "report") -> list[str]:
     """Where the value is not of the shape, in words."""
+    if isinstance(shape, OrNull):
+        return [] if value is None else problems(value, shape[0], at)
     if isinstance(shape, Each):
         ((key_type, each),) = shape.items()
         wrong = [f"{at}: key {key!r}" for key in value if not isinstance(key, key_type)]

@@ -140,6 +140,23 @@ def test_check_finds_a_card_for_another_input(repository: Path) -> None:
         OnnxEngine(ModelRepository(repository), threads=1).check("double")
 
 
+@pytest.mark.parametrize(
+    ("changes", "output"),
+    [
+        ({"conformal": {"coverage": 0.95}}, "prediction_set"),
+        ({"out_of_distribution": {"threshold": 1.5}}, "out_of_distribution"),
+    ],
+)
+def test_check_finds_a_card_that_promises_what_the_model_does_not_give(
+    repository: Path, changes: dict[str, object], output: str
+) -> None:
+    document = card("double", {"double": DOUBLE}, **changes)
+    (repository / "double" / "card.json").write_text(json.dumps(document))
+
+    with pytest.raises(ModelError, match=f"the card promises {output}, config.pbtxt has no such output"):
+        OnnxEngine(ModelRepository(repository), threads=1).check("double")
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", DOUBLE[:-20]])
 def test_damaged_weights_are_a_fault_of_the_model(repository: Path, content: bytes) -> None:
     (repository / "double" / "1" / "model.onnx").write_bytes(content)
@@ -170,6 +187,21 @@ def test_card_says_what_the_node_acts_on(engine: OnnxEngine) -> None:
     assert card.classes == (ModelClass(Code("1", "99TEST", "One"), 0.25),)
     assert card.requirements == (Requirement("modality", {"modality": ["CR"]}, "is not CR"),)
     assert card.parameters == ("size=2",)
+    assert (card.conformal_coverage, card.out_of_distribution_threshold) == (None, None)
+
+
+def test_card_may_state_a_coverage_and_how_strange_is_too_strange(repository: Path) -> None:
+    document = card(
+        "double",
+        {"double": DOUBLE},
+        conformal={"coverage": 0.95, "quantile": {"One": 0.6}},
+        out_of_distribution={"threshold": 1.5, "false_alarm_rate": 0.01},
+    )
+    (repository / "double" / "card.json").write_text(json.dumps(document))
+
+    parsed = ModelRepository(repository).card("double")
+
+    assert (parsed.conformal_coverage, parsed.out_of_distribution_threshold) == (0.95, 1.5)
 
 
 def test_whole_card_is_at_hand(repository: Path) -> None:
@@ -187,6 +219,14 @@ def test_whole_card_is_at_hand(repository: Path) -> None:
         ({"classes": [{"name": "One", "code": ["1", "2", "3"], "threshold": 5}]}, "threshold of One is 5"),
         ({"eligibility": {"requirements": [{"name": "a", "when": "b", "reason": "c"}]}}, "must be a table"),
         ({"parameters": {"a": 1}}, "parameters must be a list"),
+        ({"conformal": {}}, "'coverage' is missing"),
+        ({"conformal": {"coverage": 95}}, "conformal coverage is 95"),
+        ({"conformal": {"coverage": 0}}, "conformal coverage is 0"),
+        ({"conformal": {"coverage": "most"}}, "could not convert"),
+        ({"conformal": 0.95}, "not subscriptable"),
+        ({"out_of_distribution": {}}, "'threshold' is missing"),
+        ({"out_of_distribution": {"threshold": float("nan")}}, "threshold is nan, expected a finite number"),
+        ({"out_of_distribution": {"threshold": None}}, "must be a string or a real number"),
     ],
 )
 def test_faulty_card_is_refused_in_words(repository: Path, changes: dict[str, object], words: str) -> None:

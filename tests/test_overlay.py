@@ -8,10 +8,26 @@ from PIL import Image
 from pydicom import dcmread
 
 from node.encode import preview_png
-from node.encode.overlay import LONGEST_LONG_SIDE_PX, SHORTEST_LONG_SIDE_PX, draw_overlay
+from node.encode.overlay import (
+    AMBER,
+    LONGEST_LONG_SIDE_PX,
+    SHORTEST_LONG_SIDE_PX,
+    draw_overlay,
+    shown_score,
+)
 from node.samples.dicom import write_dx
 from node.samples.thorax import thorax_radiograph
-from tests.results import REAL_RADIOGRAPHS, SCORES, encode_case, make_findings, picture_of
+from tests.results import (
+    ABSENT,
+    BACTERIAL,
+    PRESENT,
+    REAL_RADIOGRAPHS,
+    SCORES,
+    UNDETERMINED,
+    encode_case,
+    make_findings,
+    picture_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +63,49 @@ def test_anatomy_away_from_the_map_is_untouched(source: Path) -> None:
 
     assert np.array_equal(with_map[:300], without[:300])
     assert color_of(without[:640]).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("case", "is_drawn"),
+    [("findings", True), ("uncertain", False), ("unpredicted", False), ("foreign", False)],
+)
+def test_only_a_present_finding_has_its_map_drawn(case: str, is_drawn: bool, source: Path) -> None:
+    findings = make_findings(case, source)
+    assert all(score.activation is not None for score in findings.scores)
+
+    overlay = draw_overlay(picture_of(source), findings, "algorithm 1")
+
+    anatomy, caption = np.split(overlay.pixels, [round(640 * overlay.scale)])
+    assert bool(color_of(anatomy).max()) is is_drawn
+    # The scale of the map is as purple as the map; the warnings, the caption's only other color, are amber.
+    colored = caption[color_of(caption) > 60].astype(int)
+    assert bool((colored[:, 1] < colored[:, 0] // 2).any()) is is_drawn
+
+
+def test_an_uncertain_score_is_said_in_the_color_of_warnings(source: Path) -> None:
+    image = picture_of(source)
+
+    amber = {
+        case: (draw_overlay(image, make_findings(case, source), "algorithm 1").pixels == AMBER).all(-1).sum()
+        for case in ("no_findings", "uncertain", "foreign")
+    }
+
+    assert amber["uncertain"] > 1.5 * amber["no_findings"]
+    assert amber["foreign"] > 1.5 * amber["no_findings"]
+
+
+def test_what_is_present_is_shown_before_what_is_uncertain(source: Path) -> None:
+    likelier = replace(
+        UNDETERMINED, probability=0.99, uncertainty=replace(PRESENT.uncertainty, interval=(0.4, 1))
+    )
+    findings = replace(make_findings("findings", source), scores=(ABSENT, likelier, PRESENT))
+    assert likelier.is_uncertain
+
+    shown = shown_score(findings)
+
+    assert shown is PRESENT
+    assert shown_score(replace(findings, scores=(ABSENT, likelier))).code == BACTERIAL
+    assert shown_score(make_findings("foreign", source)) is None
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (3000, 2500), (1600, 120), (90, 1400), (1, 1)])

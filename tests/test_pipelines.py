@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import node.pipelines
 from node.domain.card import ModelCard, ModelClass
-from node.domain.findings import Code, Findings, Outcome, Presence
+from node.domain.findings import Code, Doubt, Findings, Outcome, OutOfDistribution, Presence
 from node.domain.study import Instance, Series
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
@@ -27,6 +27,8 @@ from tests.peers import REPOSITORY
 MODELS = REPOSITORY / "triton_repo"
 ALLOWED_IMPORTS = ("read", "imaging", "domain", "errors", "interfaces", "pipelines")
 CODES = (Code("1", "99TEST", "One"), Code("2", "99TEST", "Two"))
+MAPS = np.stack([np.full((4, 4), 0.25), np.full((4, 4), 1.00001)])
+ABSENT, PRESENT, BOTH, NEITHER = (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)
 
 
 @dataclasses.dataclass
@@ -35,6 +37,11 @@ class FakeEngine:
 
     probability: tuple[float, ...] = (0.9, 0.2)
     interval: tuple[tuple[float, float], ...] = ((0.8, 0.95), (0.1, 0.3))
+    prediction_set: tuple[tuple[float, float], ...] | None = None
+    out_of_distribution: tuple[float, ...] | None = None
+    activation_map: NDArray[np.float64] | None = dataclasses.field(default_factory=lambda: MAPS)
+    coverage: float | None = None
+    strangest: float | None = None
     asked: list[tuple[str, Arrays]] = dataclasses.field(default_factory=list)
 
     def infer(self, model: str, inputs: Arrays) -> dict[str, NDArray[np.generic]]:
@@ -46,13 +53,22 @@ class FakeEngine:
             "entropy": (0.3, 0.7),
             "mutual_information": (0.0, 0.1),
         }
-        activation = np.stack([np.full((4, 4), 0.25), np.full((4, 4), 1.00001)])
-        answers = {**numbers, "activation_map": activation}
-        return {name: np.asarray(values, dtype=np.float32)[np.newaxis] for name, values in answers.items()}
+        answers = {
+            **numbers,
+            "prediction_set": self.prediction_set,
+            "out_of_distribution": self.out_of_distribution,
+            "activation_map": self.activation_map,
+        }
+        return {
+            name: np.asarray(values, dtype=np.float32)[np.newaxis]
+            for name, values in answers.items()
+            if values is not None
+        }
 
     def card(self, model: str) -> ModelCard:
         classes = tuple(ModelClass(code, 0.5) for code in CODES)
-        return ModelCard(model, "1.0", "tests", (1, 16, 16), classes, (), ("size=16",))
+        parts = ((1, 16, 16), classes, (), ("size=16",))
+        return ModelCard(model, "1.0", "tests", *parts, self.coverage, self.strangest)
 
     def check(self, model: str) -> None:
         """Nothing can be wrong with it."""
@@ -153,11 +169,74 @@ def test_rounding_does_not_push_a_probability_out_of_its_interval(frontal: Insta
         FakeEngine(probability=(float("nan"), 0.5)),
         FakeEngine(probability=(0.5, 0.5, 0.5)),
         FakeEngine(interval=((0, 1), (0, float("inf")))),
+        FakeEngine(activation_map=np.full((2, 4, 4), np.nan)),
+        FakeEngine(activation_map=np.zeros((3, 4, 4))),
+        FakeEngine(activation_map=np.zeros((2, 4))),
+        FakeEngine(activation_map=np.zeros((2, 0, 4))),
+        FakeEngine(coverage=0.95),
+        FakeEngine(coverage=0.95, prediction_set=(PRESENT,)),
+        FakeEngine(coverage=0.95, prediction_set=(PRESENT, (0.5, 1.0))),
+        FakeEngine(coverage=0.95, prediction_set=(PRESENT, (float("nan"), 1.0))),
+        FakeEngine(strangest=1.5),
+        FakeEngine(strangest=1.5, out_of_distribution=(0.5, 0.5)),
+        FakeEngine(strangest=1.5, out_of_distribution=(float("nan"),)),
     ],
 )
-def test_answers_that_are_no_numbers_are_refused(frontal: Instance, engine: Engine) -> None:
-    with pytest.raises(ModelError):
+def test_answers_that_are_not_what_the_card_says_are_refused(frontal: Instance, engine: Engine) -> None:
+    with pytest.raises(ModelError, match="output "):
         ChestXray().analyze(series(frontal), engine)
+
+
+@pytest.mark.parametrize(
+    ("sets", "doubts"),
+    [
+        ((PRESENT, ABSENT), ((), ())),
+        ((BOTH, ABSENT), ((Doubt.BOTH_ANSWERS,), ())),
+        ((PRESENT, BOTH), ((), (Doubt.BOTH_ANSWERS,))),
+        ((NEITHER, NEITHER), ((Doubt.NEITHER_ANSWER,), (Doubt.NEITHER_ANSWER,))),
+        ((ABSENT, PRESENT), ((Doubt.OTHER_ANSWER,), (Doubt.OTHER_ANSWER,))),
+    ],
+)
+def test_each_score_has_its_own_prediction_set(
+    frontal: Instance, sets: tuple[tuple[float, float], ...], doubts: tuple[tuple[Doubt, ...], ...]
+) -> None:
+    engine = FakeEngine(prediction_set=sets, coverage=0.95)
+
+    findings = ChestXray().analyze(series(frontal), engine)
+
+    assert tuple(score.doubts for score in findings.scores) == doubts
+    stated = [score.uncertainty.prediction_set for score in findings.scores]
+    assert [one.coverage for one in stated if one] == [0.95, 0.95]
+
+
+@pytest.mark.parametrize(("strangeness", "is_foreign"), [(1.25, False), (1.5, False), (1.75, True)])
+def test_an_image_stranger_than_the_card_allows_leaves_no_score_certain(
+    frontal: Instance, strangeness: float, is_foreign: bool
+) -> None:
+    engine = FakeEngine(out_of_distribution=(strangeness,), strangest=1.5)
+
+    findings = ChestXray().analyze(series(frontal), engine)
+
+    assert findings.out_of_distribution == OutOfDistribution(strangeness, 1.5)
+    assert [score.is_uncertain for score in findings.scores] == [is_foreign, is_foreign]
+    assert [score.presence for score in findings.scores] == (
+        [Presence.UNDETERMINED] * 2 if is_foreign else [Presence.PRESENT, Presence.ABSENT]
+    )
+
+
+def test_what_the_card_does_not_speak_of_is_not_used(frontal: Instance) -> None:
+    engine = FakeEngine(prediction_set=(BOTH, NEITHER), out_of_distribution=(99.0,))
+
+    findings = ChestXray().analyze(series(frontal), engine)
+
+    assert findings.out_of_distribution is None
+    assert not any(score.is_uncertain for score in findings.scores)
+
+
+def test_a_model_without_maps_gives_scores_without_them(frontal: Instance) -> None:
+    findings = ChestXray().analyze(series(frontal), FakeEngine(activation_map=None))
+
+    assert [score.activation for score in findings.scores] == [None, None]
 
 
 def test_frontal_image_is_found_behind_a_lateral_and_a_scout(frontal: Instance, tmp_path: Path) -> None:
@@ -224,3 +303,6 @@ def test_shipped_chest_xray_finds_what_is_in_the_samples(
 
     scores = {score.code.meaning: round(score.probability, 3) for score in findings.scores}
     assert findings.outcome == sample.expected_outcome, scores
+    # A score that abstains makes an outcome of findings too; a sample's finding must be found.
+    is_found = any(score.presence is Presence.PRESENT for score in findings.scores)
+    assert is_found is (sample.expected_outcome == "findings"), [score.doubts for score in findings.scores]

@@ -9,7 +9,7 @@ from node.account import describe_study
 from node.config import OBJECT_KINDS, TriageRule
 from node.domain.card import ModelCard, ModelClass, Requirement
 from node.domain.conditions import parse
-from node.domain.findings import Code, Priority
+from node.domain.findings import Code, Doubt, Priority
 from node.encode import encode
 from node.errors import DeliveryRefusedError, DestinationUnreachableError, PixelError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, sqlite_url
@@ -134,6 +134,38 @@ def test_a_radiograph_ends_with_findings_and_all_objects(bench):
     assert (account["outcome"], account["priority"], account["state"]) == ("findings", "urgent", "delivering")
     assert {item["kind"] for item in account["runs"][0]["objects"]} == set(OBJECT_KINDS)
     assert set(account["runs"][0]["seconds"]) == {"analyze", "encode", "finish"}
+
+
+def test_a_foreign_image_is_told_as_uncertain_and_waits_in_the_ordinary_order(bench):
+    engine = GatedEngine(
+        prediction_set=((0, 1), (1, 1)), coverage=0.95, out_of_distribution=(2.25,), strangest=1.5
+    )
+    bench.use(ChestXray(), engine)
+    uid = bench.receive("PA")
+
+    bench.read(uid)
+
+    account = bench.account(uid)
+    (run,) = account["runs"]
+    assert (account["outcome"], account["priority"]) == ("findings", "routine")
+    assert run["out_of_distribution"] == {"score": 2.25, "threshold": 1.5}
+    assert [score["presence"] for score in run["scores"]] == ["undetermined", "undetermined"]
+    assert [score["prediction_set"] for score in run["scores"]] == [["present"], ["absent", "present"]]
+    assert [score["doubts"] for score in run["scores"]] == [
+        [Doubt.FOREIGN_IMAGE],
+        [Doubt.FOREIGN_IMAGE, Doubt.BOTH_ANSWERS],
+    ]
+    assert "out_of_distribution" not in run["scores"][0]
+
+
+def test_a_model_that_states_no_more_leaves_null_in_the_account(bench):
+    uid = bench.receive("PA")
+
+    bench.read(uid)
+
+    (run,) = bench.account(uid)["runs"]
+    assert run["out_of_distribution"] is None
+    assert [(score["prediction_set"], score["doubts"]) for score in run["scores"]] == [(None, [])] * 2
 
 
 def test_reading_twice_makes_the_same_objects_and_no_second_copy(bench):

@@ -3,7 +3,20 @@
 import pytest
 
 from node.config import load
-from node.domain.findings import Algorithm, Code, Findings, Outcome, Priority, Refusal, Score, Uncertainty
+from node.domain.findings import (
+    Algorithm,
+    Code,
+    Doubt,
+    Findings,
+    Outcome,
+    OutOfDistribution,
+    PredictionSet,
+    Presence,
+    Priority,
+    Refusal,
+    Score,
+    Uncertainty,
+)
 from node.triage import TriageRule, prioritize
 
 PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
@@ -11,9 +24,9 @@ VIRAL = Code("75570004", "SCT", "Viral pneumonia")
 DEFAULT_RULES = load(None).triage
 
 
-def score(code, probability, *, threshold=0.5, half_width=0.0):
+def score(code, probability, *, threshold=0.5, half_width=0.0, **stated):
     interval = (max(0.0, probability - half_width), min(1.0, probability + half_width))
-    return Score(code, probability, threshold, Uncertainty(0.0, interval, 0.0, 0.0))
+    return Score(code, probability, threshold, Uncertainty(0.0, interval, 0.0, 0.0, **stated))
 
 
 def findings(*scores, refusal=None):
@@ -31,17 +44,30 @@ def findings(*scores, refusal=None):
         ([score(VIRAL, 0.99)], Priority.ROUTINE),
         ([score(VIRAL, 0.99), score(PNEUMONIA, 0.6)], Priority.URGENT),
         ([score(PNEUMONIA, 0.6, threshold=0.7)], Priority.ROUTINE),
-        ([score(PNEUMONIA, 0.4, threshold=0.3)], Priority.ROUTINE),
+        ([score(PNEUMONIA, 0.4, threshold=0.3)], Priority.URGENT),
     ],
 )
 def test_the_highest_class_that_a_present_finding_earns_counts(scores, priority):
     assert prioritize(findings(*scores), DEFAULT_RULES) is priority
 
 
-def test_an_uncertain_finding_never_escalates():
-    uncertain = score(PNEUMONIA, 0.95, threshold=0.93, half_width=0.05)
+@pytest.mark.parametrize(
+    ("doubt", "changes"),
+    [
+        (Doubt.THRESHOLD_IN_INTERVAL, {"threshold": 0.93, "half_width": 0.05}),
+        (
+            Doubt.BOTH_ANSWERS,
+            {"prediction_set": PredictionSet((Presence.ABSENT, Presence.PRESENT), 0.95)},
+        ),
+        (Doubt.NEITHER_ANSWER, {"prediction_set": PredictionSet((), 0.95)}),
+        (Doubt.OTHER_ANSWER, {"prediction_set": PredictionSet((Presence.ABSENT,), 0.95)}),
+        (Doubt.FOREIGN_IMAGE, {"out_of_distribution": OutOfDistribution(2.0, 1.0)}),
+    ],
+)
+def test_an_uncertain_finding_never_escalates(doubt, changes):
+    uncertain = score(PNEUMONIA, 0.95, **changes)
 
-    assert uncertain.is_uncertain
+    assert uncertain.doubts == (doubt,)
     assert prioritize(findings(uncertain), DEFAULT_RULES) is Priority.ROUTINE
 
 

@@ -11,6 +11,7 @@ from node.account import describe_study
 from node.app import index_path, open_index
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
 from node.config import load
+from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
 from node.index import Index, Json
 
@@ -61,10 +62,19 @@ def _row(study: Json) -> list[str]:
 
 
 def top_finding(scores: list[Json]) -> str:
-    """Return the most probable score in words: what, how probable (%), and the interval."""
+    """Return the most probable score that is present, or else uncertain, or else absent.
+
+    In words: what, how probable (%), and the interval. Of an image unlike the model's own the figures mean
+    nothing, so that alone is said.
+    """
     if not scores:
         return ""
-    score = max(scores, key=lambda one: one["probability"])
+    score = max(
+        scores,
+        key=lambda one: (one["presence"] != Presence.ABSENT, not one["is_uncertain"], one["probability"]),
+    )
+    if Doubt.FOREIGN_IMAGE in score["doubts"]:
+        return f"uncertain: {Doubt.FOREIGN_IMAGE}"
     low, high = (100 * bound for bound in score["interval"])
     doubt = ", uncertain" if score["is_uncertain"] else ""
     return f"{score['name']} {100 * score['probability']:.0f} % ({low:.0f}–{high:.0f} %{doubt})"
@@ -83,7 +93,13 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
         say(f"{name:20} {study[name]}")
     for run in study["runs"]:
         say(f"\n{run['pipeline']}: {run['outcome']} {run['reason']}".rstrip())
-        print_table(("finding", "says", "probability"), [_score_row(score) for score in run["scores"]])
+        if run["out_of_distribution"]:
+            say(
+                "out-of-distribution score {score:g}, threshold {threshold:g}".format(
+                    **run["out_of_distribution"]
+                )
+            )
+        print_table(("finding", "says", "probability", "why"), [_score_row(score) for score in run["scores"]])
         print_table(("object", "delivered to", "file"), [_object_row(item) for item in run["objects"]])
     for one in study["undelivered"]:
         say(f"{one['state']} to {one['destination']}: {one['detail']}")
@@ -92,7 +108,9 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
 
 
 def _score_row(score: Json) -> list[str]:
-    return [score["name"], score["presence"], top_finding([score]).removeprefix(f"{score['name']} ")]
+    low, high = (100 * bound for bound in score["interval"])
+    probability = f"{100 * score['probability']:.0f} % ({low:.0f}–{high:.0f} %)"
+    return [score["name"], score["presence"], probability, "; ".join(score["doubts"])]
 
 
 def _object_row(item: Json) -> list[str]:

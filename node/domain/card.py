@@ -25,7 +25,11 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """The part of `card.json` that the node acts on."""
+    """The part of `card.json` that the node acts on.
+
+    `conformal_coverage` (0–1) is that of the prediction sets, `out_of_distribution_threshold` the score above
+    which an image is unlike the model's own; None where the model states none.
+    """
 
     name: str
     version: str
@@ -34,3 +38,5 @@ class ModelCard:
     classes: tuple[ModelClass, ...]
     requirements: tuple[Requirement, ...]
     parameters: tuple[str, ...]
+    conformal_coverage: float | None = None
+    out_of_distribution_threshold: float | None = None

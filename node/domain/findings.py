@@ -1,5 +1,7 @@
 """What a pipeline found in a series: the one value every encoder starts from."""
 
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +34,16 @@ class Presence(StrEnum):
     UNDETERMINED = "undetermined"
 
 
+class Doubt(StrEnum):
+    """Why a score abstains, in the words that every result has for it; a public contract."""
+
+    FOREIGN_IMAGE = "the image is unlike those the model was made for"
+    THRESHOLD_IN_INTERVAL = "the threshold lies inside the interval"
+    BOTH_ANSWERS = "the prediction set holds both answers"
+    NEITHER_ANSWER = "the prediction set holds neither answer"
+    OTHER_ANSWER = "the prediction set contradicts the threshold"
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """A coded concept: value, coding scheme designator, meaning."""
@@ -42,17 +54,62 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionSet:
+    """The answers that cannot be ruled out: none, absent, present, or both (split conformal prediction).
+
+    It holds the true answer on the share `coverage` (0–1) or more of images like those it was calibrated on.
+    """
+
+    answers: tuple[Presence, ...]
+    coverage: float
+
+    def __post_init__(self) -> None:
+        """Refuse what is no answer or stands in another order, and a coverage that promises nothing."""
+        if self.answers != tuple(one for one in (Presence.ABSENT, Presence.PRESENT) if one in self.answers):
+            raise ValueError(f"a prediction set of {self.answers}, expected none, absent, present or both")
+        if not 0 < self.coverage < 1:
+            raise ValueError(f"a coverage of {self.coverage}, expected it between 0 and 1")
+
+
+DOUBT_BY_ANSWERS: Mapping[tuple[Presence, ...], Doubt] = {
+    (Presence.ABSENT, Presence.PRESENT): Doubt.BOTH_ANSWERS,
+    (): Doubt.NEITHER_ANSWER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfDistribution:
+    """How unlike the model's own images an image is, and the score above which it is too unlike to read."""
+
+    score: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        if not (math.isfinite(self.score) and math.isfinite(self.threshold)):
+            raise ValueError(f"expected finite numbers, got {self.score} and {self.threshold}")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Is the image unlike those the model was made for?"""
+        return self.score > self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class Uncertainty:
     """How far a probability can be trusted.
 
     `spread` is the standard deviation of the members' probabilities, `interval` the 95 % interval (low, high)
     around the probability, both 0–1; `entropy` (predictive) and `mutual_information` (epistemic) are in bit.
+    `out_of_distribution` is of the image that the score was made from; None where the model states none.
     """
 
     spread: float
     interval: tuple[float, float]
     entropy: float
     mutual_information: float
+    prediction_set: PredictionSet | None = None
+    out_of_distribution: OutOfDistribution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +133,38 @@ class Score:
             raise ValueError(f"{self.code.meaning}: expected 0 ≤ {low} ≤ {self.probability} ≤ {high} ≤ 1")
 
     @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Every reason why the score decides nothing; none where it decides.
+
+        It decides only if its threshold lies outside its interval, its prediction set holds exactly the
+        answer that the threshold gives, and its image is like those the model was made for. What the model
+        does not state is not asked for.
+        """
+        return tuple(self._doubts())
+
+    def _doubts(self) -> Iterator[Doubt]:
+        uncertainty = self.uncertainty
+        low, high = uncertainty.interval
+        if uncertainty.out_of_distribution and uncertainty.out_of_distribution.is_foreign:
+            yield Doubt.FOREIGN_IMAGE
+        if low < self.threshold <= high:
+            yield Doubt.THRESHOLD_IN_INTERVAL
+        if uncertainty.prediction_set and uncertainty.prediction_set.answers != (self._answer,):
+            yield DOUBT_BY_ANSWERS.get(uncertainty.prediction_set.answers, Doubt.OTHER_ANSWER)
+
+    @property
     def is_uncertain(self) -> bool:
-        """Is the threshold inside the interval, so that the score decides nothing?"""
-        low, high = self.uncertainty.interval
-        return low < self.threshold <= high
+        """Does the score abstain? Then it never escalates, and is never shown as a negative."""
+        return bool(self.doubts)
 
     @property
     def presence(self) -> Presence:
         """Present, absent, or undetermined where the score abstains."""
-        if self.is_uncertain:
-            return Presence.UNDETERMINED
+        return Presence.UNDETERMINED if self.is_uncertain else self._answer
+
+    @property
+    def _answer(self) -> Presence:
+        """What the threshold says, whether or not it may be trusted."""
         return Presence.PRESENT if self.probability >= self.threshold else Presence.ABSENT
 
 
@@ -122,6 +201,21 @@ class Findings:
     sop_instance_uids: tuple[str, ...]
     scores: tuple[Score, ...] = ()
     refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse scores that disagree on the image: were it foreign, some would hide it."""
+        if len({score.uncertainty.out_of_distribution for score in self.scores}) > 1:
+            raise ValueError("the scores of one image state different out-of-distribution scores")
+
+    @property
+    def out_of_distribution(self) -> OutOfDistribution | None:
+        """How unlike the model's own images the image is; None where nothing states it."""
+        return self.scores[0].uncertainty.out_of_distribution if self.scores else None
+
+    @property
+    def is_foreign(self) -> bool:
+        """Is the image unlike those the model was made for, so that none of its scores may be used?"""
+        return bool(self.out_of_distribution and self.out_of_distribution.is_foreign)
 
     @property
     def outcome(self) -> Outcome:

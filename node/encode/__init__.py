@@ -7,6 +7,7 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from node.domain.findings import Findings
+from node.encode.document import warm_up
 from node.encode.identity import EncodingContext, Kind, ReportClass, Result
 from node.encode.report import encode_report
 from node.encode.secondary_capture import encode_secondary_capture, preview_png
@@ -14,7 +15,7 @@ from node.encode.source import read_sources
 from node.encode.summary import encode_summary
 from node.read.dataset import dataset_faults
 
-__all__ = ["EncodedObject", "EncodingContext", "Kind", "ReportClass", "encode", "preview_png"]
+__all__ = ["EncodedObject", "EncodingContext", "Kind", "ReportClass", "encode", "preview_png", "warm_up"]
 
 ENCODERS: Mapping[Kind, Callable[[Result], Dataset]] = {
     Kind.FINDINGS_SR: encode_report,

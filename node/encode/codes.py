@@ -25,6 +25,7 @@ FINDINGS = codes.DCM.Findings
 FINDING = codes.DCM.Finding
 CONCLUSIONS = codes.DCM.Conclusions
 CONCLUSION = codes.DCM.Conclusion
+COMMENT = codes.DCM.Comment
 SOURCE = Code("260753009", "SCT", "Source")
 
 # Procedures (CID 100)
@@ -44,6 +45,7 @@ STANDARD_DEVIATION = codes.SCT.StandardDeviation
 UPPER_UNCERTAINTY = codes.SCT.RangeOfUpperMeasurementUncertainty
 LOWER_UNCERTAINTY = codes.SCT.RangeOfLowerMeasurementUncertainty
 PERCENT = codes.UCUM.Percent
+NO_UNITS = codes.UCUM.NoUnits
 BIT = Code("bit", "UCUM", "bit")
 
 # What a report says of itself
@@ -59,6 +61,7 @@ PRESENCE: Mapping[Presence, Code] = {
     Presence.ABSENT: codes.SCT.Absent,
     Presence.UNDETERMINED: codes.SCT.Undetermined,
 }
+YES_NO: Mapping[bool, Code] = {True: codes.SCT.Yes, False: codes.SCT.No}
 PRIORITY = Code("260870009", "SCT", "Priority")
 PRIORITY_CATEGORY: Mapping[Priority, Code] = {
     Priority.STAT: codes.cid7035.ACRCategory1ActionableFinding,
@@ -71,4 +74,8 @@ PRIVATE_SCHEME = "99SIGHTLINE"
 ENTROPY = Code("UQ-ENTROPY", PRIVATE_SCHEME, "Predictive entropy")
 MUTUAL_INFORMATION = Code("UQ-MI", PRIVATE_SCHEME, "Epistemic mutual information")
 INTERVAL_LEVEL = Code("UQ-ILEVEL", PRIVATE_SCHEME, "Uncertainty interval level")
+PREDICTION_SET_MEMBER = Code("UQ-CSET", PRIVATE_SCHEME, "Conformal prediction set member")
+CONFORMAL_COVERAGE = Code("UQ-CCOV", PRIVATE_SCHEME, "Conformal target coverage")
+OUT_OF_DISTRIBUTION = Code("UQ-OOD", PRIVATE_SCHEME, "Out-of-distribution flag")
+OUT_OF_DISTRIBUTION_SCORE = Code("UQ-OODSCORE", PRIVATE_SCHEME, "Out-of-distribution score")
 REASON = Code("REJ-REASON", PRIVATE_SCHEME, "Reason for not analysing")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from highdicom import SOPClass
 from highdicom.sr import (
     CodedConcept,
     Comprehensive3DSR,
@@ -18,6 +19,7 @@ from highdicom.sr import (
 )
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
+from pydicom.uid import EnhancedSRStorage
 
 from node.encode.codes import DEVICE
 from node.encode.identity import (
@@ -85,6 +87,11 @@ def build_document(
     )
     stamp(document, result, kind)
     return document
+
+
+def warm_up() -> None:
+    """Have highdicom read its tables of attributes (0.4 s), so that the first study need not wait for it."""
+    SOPClass("2.25.1", "2.25.2", 1, "2.25.3", EnhancedSRStorage, 1, "SR")
 
 
 def _evidence(source: Source) -> Dataset:

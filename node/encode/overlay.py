@@ -13,7 +13,13 @@ from node.domain.findings import Findings, Presence, Score
 from node.domain.image import Image
 from node.encode.document import LONGEST_WORDS
 from node.encode.identity import plain
-from node.encode.summary import WARNING, WORD_BY_PRESENCE, describe_probability, describe_score
+from node.encode.summary import (
+    FOREIGN_WARNING,
+    WARNING,
+    WORD_BY_PRESENCE,
+    describe_probability,
+    describe_score,
+)
 
 Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -57,15 +63,18 @@ class Line:
 
 
 def draw_overlay(image: Image, findings: Findings, algorithm: str) -> Overlay:
-    """Return the picture with the map of its most probable finding, and a caption below the anatomy."""
+    """Return the picture with a caption below the anatomy, and the map of a finding that is present.
+
+    Of a score that abstains nothing is drawn: a reader would take it for a finding.
+    """
     scale = _scale(image.pixels.shape)
     rows, columns = (max(1, round(side * scale)) for side in image.pixels.shape)
     gray = _resize(np.asarray(image.pixels, np.float32), rows, columns)
     color = np.repeat(255 * gray[..., None], 3, axis=2)
     shown = shown_score(findings)
-    activation = shown.activation if shown else None
-    if activation is not None and float(activation.max()) > 0:
-        color = _blend(color, _resize(activation / activation.max(), rows, columns))
+    activation = _shown_map(shown)
+    if activation is not None:
+        color = _blend(color, _resize(activation, rows, columns))
     body = _widen(np.rint(color).astype(np.uint8))
     lines = _lines(findings, shown, algorithm)
     caption = _draw_caption(lines, body.shape[1], has_map=activation is not None)
@@ -73,9 +82,19 @@ def draw_overlay(image: Image, findings: Findings, algorithm: str) -> Overlay:
 
 
 def shown_score(findings: Findings) -> Score | None:
-    """Return the most probable score that is not absent."""
+    """Return the most probable score that is present, or else uncertain; none of a foreign image."""
     raised = [score for score in findings.scores if score.presence is not Presence.ABSENT]
-    return max(raised, key=lambda score: score.probability, default=None)
+    if findings.is_foreign:
+        return None
+    return max(raised, key=lambda score: (not score.is_uncertain, score.probability), default=None)
+
+
+def _shown_map(shown: Score | None) -> Map | None:
+    """Return the map to draw, relative to its maximum."""
+    if shown is None or shown.presence is not Presence.PRESENT or shown.activation is None:
+        return None
+    highest = float(shown.activation.max())
+    return shown.activation / np.float32(highest) if highest > 0 else None
 
 
 def _scale(shape: Sequence[int]) -> float:
@@ -117,16 +136,10 @@ def _widen(body: Pixels) -> Pixels:
 
 
 def _lines(findings: Findings, shown: Score | None, algorithm: str) -> list[Line]:
-    mapped = shown.code.meaning if shown and shown.activation is not None else ""
+    mapped = shown.code.meaning if shown and _shown_map(shown) is not None else ""
     others = [score for score in findings.scores if score is not shown]
-    head = [Line("No findings", 1 / 25, WHITE)]
-    if shown:
-        head = [
-            Line(f"{shown.code.meaning}: {WORD_BY_PRESENCE[shown.presence]}", 1 / 25, WHITE),
-            Line(describe_probability(shown), 1 / 34, WHITE),
-        ]
     return [
-        *head,
+        *_head(findings, shown),
         *(Line(describe_score(score), 1 / 48, GRAY) for score in others),
         Line(WARNING, 1 / 36, AMBER),
         Line(f"by {algorithm}", 1 / 48, GRAY),
@@ -135,6 +148,20 @@ def _lines(findings: Findings, shown: Score | None, algorithm: str) -> list[Line
             if mapped
             else []
         ),
+    ]
+
+
+def _head(findings: Findings, shown: Score | None) -> list[Line]:
+    """Return what must be read first."""
+    if findings.is_foreign:
+        return [Line(FOREIGN_WARNING, 1 / 25, AMBER)]
+    if shown is None:
+        return [Line("No findings", 1 / 25, WHITE)]
+    color = AMBER if shown.is_uncertain else WHITE
+    return [
+        Line(f"{shown.code.meaning}: {WORD_BY_PRESENCE[shown.presence]}", 1 / 25, color),
+        *(Line(doubt, 1 / 34, color) for doubt in shown.doubts),
+        Line(describe_probability(shown), 1 / 34, WHITE),
     ]
 
 

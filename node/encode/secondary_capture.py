@@ -75,7 +75,9 @@ def _describe(picture: Dataset, source: Source) -> None:
     picture.BurnedInAnnotation = "YES"
     picture.DateOfSecondaryCapture = picture.ContentDate
     picture.TimeOfSecondaryCapture = picture.ContentTime
-    picture.DerivationDescription = "AI activation map and result burned into the displayed image"
+    picture.DerivationDescription = (
+        "AI result, and the map of a present finding, burned into the displayed image"
+    )
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.sop_class_uid
     reference.ReferencedSOPInstanceUID = source.sop_instance_uid

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from highdicom.sr import ContentItem
 from pydicom.dataset import Dataset
 
-from node.domain.findings import Findings, Outcome, Presence, Score
+from node.domain.findings import Doubt, Findings, Outcome, Presence, Score
 from node.encode import codes
 from node.encode.document import build_document, container, document_root, sentence
 from node.encode.identity import Kind, ReportClass, Result
@@ -21,6 +21,8 @@ OUTCOME_WORDS = {
     Outcome.NOT_ELIGIBLE: "not eligible: outside the intended use of the algorithm",
     Outcome.FAILED: "failed: the algorithm gave no result",
 }
+NOTHING_CERTAIN = "nothing certain - needs review"
+FOREIGN_WARNING = "The image is unlike those the model was made for: its scores must not be used."
 WARNING = "AI result - not for primary diagnosis - unverified"
 DISCLAIMER = "Investigational. Not verified by a physician. Not for primary diagnosis."
 
@@ -41,12 +43,20 @@ def describe_findings(findings: Findings) -> list[str]:
     """Return one line per score, or the reason why there is none."""
     if findings.refusal:
         return [f"Not analysed: {findings.reason}"]
-    return [describe_score(score) for score in findings.scores] or ["No findings"]
+    warnings = [FOREIGN_WARNING] if findings.is_foreign else []
+    return [*warnings, *map(describe_score, findings.scores)] or ["No findings"]
 
 
 def describe_score(score: Score) -> str:
-    """Return what one score says, in words and in figures."""
-    return f"{score.code.meaning}: {WORD_BY_PRESENCE[score.presence]}, {describe_probability(score)}"
+    """Return what one score says, in words and in figures; no figure of an image unlike the model's own."""
+    words = f"{score.code.meaning}: {describe_verdict(score)}"
+    return words if Doubt.FOREIGN_IMAGE in score.doubts else f"{words}, {describe_probability(score)}"
+
+
+def describe_verdict(score: Score) -> str:
+    """Return present, absent or uncertain, and why where it is uncertain."""
+    reasons = f" ({'; '.join(score.doubts)})" if score.doubts else ""
+    return f"{WORD_BY_PRESENCE[score.presence]}{reasons}"
 
 
 def describe_probability(score: Score) -> str:
@@ -55,9 +65,17 @@ def describe_probability(score: Score) -> str:
     return f"probability {round(100 * score.probability)} % (95 % interval {low}-{high} %)"
 
 
+def describe_outcome(findings: Findings) -> str:
+    """Return the outcome in words; where every finding is uncertain, they do not claim one."""
+    is_certain = any(score.presence is Presence.PRESENT for score in findings.scores)
+    if findings.outcome is Outcome.FINDINGS and not is_certain:
+        return NOTHING_CERTAIN
+    return OUTCOME_WORDS[findings.outcome]
+
+
 def _conclusions(result: Result) -> Iterator[str]:
     yield DISCLAIMER
-    yield f"Outcome: {OUTCOME_WORDS[result.findings.outcome]}"
+    yield f"Outcome: {describe_outcome(result.findings)}"
     if result.findings.outcome is Outcome.FINDINGS:
         yield f"Suggested reading priority: {result.context.priority.value}"
     yield f"Algorithm: {result.device.name}, version {result.device.version}"

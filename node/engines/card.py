@@ -1,5 +1,6 @@
 """card.json as a value: everything the node acts on, checked once."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ def parse_card(model: str, document: Json) -> ModelCard:
             classes=tuple(_model_class(item) for item in document["classes"]),
             requirements=tuple(_requirement(item) for item in document["eligibility"]["requirements"]),
             parameters=tuple(_parameters(document)),
+            conformal_coverage=_conformal_coverage(document),
+            out_of_distribution_threshold=_out_of_distribution_threshold(document),
         )
     except KeyError as error:
         raise ModelError(model, f"card.json: {error} is missing") from error
@@ -55,3 +58,21 @@ def _parameters(document: Json) -> list[str]:
     if not isinstance(stated, list) or not all(isinstance(line, str) for line in stated):
         raise ValueError("parameters must be a list of `name=value`")
     return stated
+
+
+def _conformal_coverage(document: Json) -> float | None:
+    if "conformal" not in document:
+        return None
+    coverage = float(document["conformal"]["coverage"])
+    if not 0 < coverage < 1:
+        raise ValueError(f"conformal coverage is {coverage}, expected between 0 and 1")
+    return coverage
+
+
+def _out_of_distribution_threshold(document: Json) -> float | None:
+    if "out_of_distribution" not in document:
+        return None
+    threshold = float(document["out_of_distribution"]["threshold"])
+    if not math.isfinite(threshold):
+        raise ValueError(f"out_of_distribution threshold is {threshold}, expected a finite number")
+    return threshold

@@ -112,6 +112,15 @@ class ModelRepository:
             raise ModelError(
                 model, f"the card's input {list(card.input_shape)} is none of config.pbtxt's: {shapes}"
             )
+        stated = {
+            "prediction_set": card.conformal_coverage,
+            "out_of_distribution": card.out_of_distribution_threshold,
+        }
+        given = {tensor.name for tensor in config.outputs}
+        if missing := {name for name, value in stated.items() if value is not None} - given:
+            raise ModelError(
+                model, f"the card promises {', '.join(sorted(missing))}, config.pbtxt has no such output"
+            )
         for name, expected in self._digests(model).items():
             with self.weights_path(name).open("rb") as weights:
                 actual = hashlib.file_digest(weights, "sha256").hexdigest()
