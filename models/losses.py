@@ -1,4 +1,4 @@
-"""What training minimizes."""
+"""What training minimizes. Labels are 0 to 1, mixed ones in between; NaN is unknown and weighs nothing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,76 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def masked_binary_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Return the mean binary cross-entropy over known labels; NaN in `labels` is unknown and weighs nothing.
+def masked_binary_cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Return the weighted mean binary cross-entropy over known labels, of logits and labels (n, classes).
 
-    `smoothing` moves the wanted probabilities from 0 and 1 to smoothing / 2 and 1 - smoothing / 2. A batch
-    without any known label gives 0.
+    `smoothing` moves the wanted probabilities from 0 and 1 to smoothing / 2 and 1 - smoothing / 2. `weights`
+    (2, classes) are those of a negative and of a positive of each class. A batch without any known label
+    gives 0.
     """
-    is_known = ~torch.isnan(labels)
-    wanted = torch.nan_to_num(labels) * (1.0 - smoothing) + smoothing / 2.0
+    wanted = _smooth(labels, smoothing)
     loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (loss * is_known).sum() / is_known.sum().clamp(min=1)
+    return _mean_over_known(loss, labels, weights)
+
+
+def masked_focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    smoothing: float = 0.0,
+    gamma: float = 2.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the weighted mean focal loss (Lin et al. 2017, sigmoid form) over known labels.
+
+    The cross-entropy of each label times |wanted - probability| ** gamma: for a label of 0 or 1 that is the
+    original loss, for one in between its extension by Li et al. 2020, whose minimum stays at the wanted
+    probability. Gamma 0 is the plain cross-entropy; the other arguments are as there.
+    """
+    wanted = _smooth(labels, smoothing)
+    loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    # Below gamma 1 the slope at a distance of exactly 0 is infinite, and one such case would end a training.
+    distance = (wanted - torch.sigmoid(logits)).abs().clamp(min=1e-6)
+    return _mean_over_known(distance**gamma * loss, labels, weights)
+
+
+def class_balanced_weights(labels: Tensor, beta: float = 0.999) -> Tensor:
+    """Return the weights (2, classes) of a negative and a positive of each class in labels (n, classes).
+
+    Each is the inverse of its effective number (1 - beta**count) / (1 - beta) (Cui et al. 2019), scaled so
+    that the mean over the known labels of each class is 1. A kind without cases gets the weight of a single
+    one, a class without known labels 1. ValueError unless 0 <= beta < 1.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta {beta}, expected 0 <= beta < 1")
+    known, positives = (~torch.isnan(labels)).sum(dim=0), torch.nan_to_num(labels).double().sum(dim=0)
+    counts = torch.stack([known - positives, positives])
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
+    mean = (counts * weights).sum(dim=0) / known
+    return torch.where(known > 0, weights / mean, 1.0).to(labels.dtype)
+
+
+def attention_loss(attention: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Return how little of the attention (n, h, w) lies in the masks (n, 1, s, s): mean -log of its part.
+
+    Over the images whose mask holds anything, by `weights` (n,); 0 where none does.
+    """
+    inside = functional.adaptive_max_pool2d(masks, attention.shape[-2:])[:, 0] > 0
+    part = (attention * inside).sum(dim=(1, 2)).clamp(min=1e-6)
+    counted = weights * inside.any(dim=2).any(dim=1)
+    total = counted.sum()
+    return -(counted * part.log()).sum() / torch.where(total > 0, total, 1.0)
+
+
+def _smooth(labels: Tensor, smoothing: float) -> Tensor:
+    return torch.nan_to_num(labels) * (1.0 - smoothing) + smoothing / 2.0
+
+
+def _mean_over_known(loss: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    share = (~torch.isnan(labels)).to(loss.dtype)
+    if weights is not None:
+        # A mixed label weighs as the mixture of its parts.
+        share = share * torch.lerp(weights[0], weights[1], torch.nan_to_num(labels))
+    total = share.sum()
+    return (loss * share).sum() / torch.where(total > 0, total, 1.0)

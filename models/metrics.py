@@ -36,35 +36,126 @@ def area_under_curve(truth: Truth, scores: Floats) -> float:
 
 def sensitivity(truth: Truth, probability: Floats, threshold: float) -> float:
     """Return the part of the positives at or above the threshold; NaN without positives."""
-    return float((probability[truth] >= threshold).mean()) if truth.any() else float("nan")
+    return _mean(probability[truth] >= threshold)
+
+
+recall = sensitivity  # its name beside precision
 
 
 def specificity(truth: Truth, probability: Floats, threshold: float) -> float:
     """Return the part of the negatives below the threshold; NaN without negatives."""
-    return float((probability[~truth] < threshold).mean()) if (~truth).any() else float("nan")
+    return _mean(probability[~truth] < threshold)
+
+
+def precision(truth: Truth, probability: Floats, threshold: float) -> float:
+    """Return the part of positives among the cases at or above the threshold; NaN where there is none."""
+    return _mean(truth[probability >= threshold])
 
 
 def accuracy(truth: Truth, probability: Floats, threshold: float) -> float:
-    """Return the part of all cases on their right side of the threshold."""
-    return float(((probability >= threshold) == truth).mean())
+    """Return the part of all cases on their right side of the threshold; NaN without cases."""
+    return _mean((probability >= threshold) == truth)
+
+
+def f1_score(truth: Truth, probability: Floats, threshold: float) -> float:
+    """Return the harmonic mean of precision and recall.
+
+    Counted as 2 TP / (2 TP + FP + FN), so it is 0 where positives exist and none is found, and NaN only
+    where no case is positive and none is at or above the threshold.
+    """
+    (_, false_positives), (false_negatives, true_positives) = confusion_matrix(truth, probability, threshold)
+    whole = 2 * true_positives + false_positives + false_negatives
+    return float(2 * true_positives / whole) if whole else float("nan")
+
+
+def confusion_matrix(truth: Truth, probability: Floats, threshold: float) -> NDArray[np.int64]:
+    """Return the counts (2, 2), rows by truth (negative, positive), columns by call (negative, positive).
+
+    Positive is called what is at or above the threshold.
+    """
+    called = probability >= threshold
+    return np.bincount(2 * truth + called, minlength=4).reshape(2, 2).astype(np.int64)
+
+
+def roc_curve(truth: Truth, scores: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (1 - specificity, sensitivity) from 0, 0 to 1, 1: one point per distinct score, highest first.
+
+    NaN throughout the one whose cases are missing.
+    """
+    true_positives, called = _count_by_threshold(truth, scores)
+    return _part(called - true_positives, int((~truth).sum())), _part(true_positives, int(truth.sum()))
+
+
+def _part(counts: NDArray[np.int64], whole: int) -> NDArray[np.float64]:
+    return np.concatenate([[0.0], counts]) / (whole or np.nan)
+
+
+def average_precision(truth: Truth, scores: Floats) -> float:
+    """Return the mean precision over distinct scores, each weighted by the recall that it adds.
+
+    NaN without positives. The step-wise sum: interpolation between two scores would be too hopeful.
+    """
+    if not truth.any():
+        return float("nan")
+    true_positives, called = _count_by_threshold(truth, scores)
+    return float((np.diff(true_positives, prepend=0) * true_positives / called).sum() / truth.sum())
+
+
+def _count_by_threshold(truth: Truth, scores: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (positives, all) at or above each distinct score, highest score first."""
+    _, place = np.unique(-scores, return_inverse=True)
+    positives = np.bincount(place[truth], minlength=int(place.max(initial=-1)) + 1)
+    return np.cumsum(positives), np.cumsum(np.bincount(place))
 
 
 def brier_score(truth: Truth, probability: Floats) -> float:
-    """Return the mean squared difference of probability and truth: 0 is perfect, 0.25 a constant 0.5."""
-    return float(np.square(probability - truth).mean())
+    """Return the mean squared difference of probability and truth; NaN without cases.
+
+    0 is perfect, 0.25 what a constant 0.5 gets.
+    """
+    return _mean(np.square(probability - truth))
 
 
-def expected_calibration_error(truth: Truth, probability: Floats, bins: int = 10) -> float:
-    """Return the mean distance of probability and observed frequency over equal-width bins, by their size.
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """What was said and what happened, in each equal-width bin of probability that holds cases.
+
+    Arrays (filled bins): `place` of the bin, from 0; `count` of its cases; their mean `probability`; the
+    `frequency` of positives among them.
+    """
+
+    place: NDArray[np.intp]
+    count: NDArray[np.intp]
+    probability: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+
+
+def reliability(truth: Truth, probability: Floats, bins: int = 10) -> Reliability:
+    """Return the filled bins, each from its lower bound up to but without the next one's, the last with 1.
 
     Bins of the probability of the class itself, not of the winning class: 0.1 must happen one time in ten.
     """
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    error = 0.0
-    for index in np.unique(place):
-        chosen = place == index
-        error += chosen.mean() * abs(float(probability[chosen].mean()) - float(truth[chosen].mean()))
-    return float(error)
+    place = np.minimum((probability * bins).astype(np.intp), bins - 1)
+    count = np.bincount(place, minlength=bins)
+    filled = np.flatnonzero(count)
+    sums = [np.bincount(place, weights=values, minlength=bins) for values in (probability, truth)]
+    mean, frequency = (total[filled] / count[filled] for total in sums)
+    return Reliability(filled, count[filled], mean, frequency)
+
+
+def expected_calibration_error(truth: Truth, probability: Floats, bins: int = 10) -> float:
+    """Return the mean distance of probability and frequency in the bins of `reliability`, by their size.
+
+    NaN without cases.
+    """
+    if len(truth) == 0:
+        return float("nan")
+    found = reliability(truth, probability, bins)
+    return float(np.average(np.abs(found.probability - found.frequency), weights=found.count))
+
+
+def _mean(values: NDArray[np.generic]) -> float:
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def threshold_at_sensitivity(truth: Truth, probability: Floats, wanted: float) -> float:

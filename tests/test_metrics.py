@@ -23,14 +23,67 @@ def test_brier_score_is_that_of_scikit_learn() -> None:
     assert metrics.brier_score(TRUTH, SCORES) == pytest.approx(reference.brier_score_loss(TRUTH, SCORES))
 
 
-def test_sensitivity_specificity_and_accuracy_are_those_of_scikit_learn() -> None:
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize(
+    ("figure", "name", "arguments"),
+    [
+        (metrics.sensitivity, "recall_score", {}),
+        (metrics.recall, "recall_score", {}),
+        (metrics.specificity, "recall_score", {"pos_label": False}),
+        (metrics.precision, "precision_score", {}),
+        (metrics.accuracy, "accuracy_score", {}),
+        (metrics.f1_score, "f1_score", {}),
+    ],
+)
+def test_figure_at_a_threshold_is_that_of_scikit_learn(figure, name, arguments, threshold) -> None:
     reference = pytest.importorskip("sklearn.metrics")
-    called = SCORES >= 0.5
 
-    assert metrics.sensitivity(TRUTH, SCORES, 0.5) == pytest.approx(reference.recall_score(TRUTH, called))
-    specificity = reference.recall_score(TRUTH, called, pos_label=False)
-    assert metrics.specificity(TRUTH, SCORES, 0.5) == pytest.approx(specificity)
-    assert metrics.accuracy(TRUTH, SCORES, 0.5) == pytest.approx(reference.accuracy_score(TRUTH, called))
+    called = threshold <= SCORES
+
+    expected = getattr(reference, name)(TRUTH, called, **arguments)
+    assert figure(TRUTH, SCORES, threshold) == pytest.approx(expected)
+
+
+def test_confusion_matrix_is_that_of_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+
+    expected = reference.confusion_matrix(TRUTH, SCORES >= 0.5)
+    np.testing.assert_array_equal(metrics.confusion_matrix(TRUTH, SCORES, 0.5), expected)
+
+
+def test_average_precision_is_that_of_scikit_learn_with_ties() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+
+    expected = reference.average_precision_score(TRUTH, SCORES)
+    assert metrics.average_precision(TRUTH, SCORES) == pytest.approx(expected)
+
+
+def test_roc_curve_is_that_of_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.metrics")
+
+    false_alarms, found, _ = reference.roc_curve(TRUTH, SCORES, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_curve(TRUTH, SCORES), [false_alarms, found])
+
+
+def test_area_under_the_points_of_the_curve_is_the_area() -> None:
+    false_alarms, found = metrics.roc_curve(TRUTH, SCORES)
+
+    assert np.trapezoid(found, false_alarms) == pytest.approx(metrics.area_under_curve(TRUTH, SCORES))
+
+
+def test_reliability_and_calibration_error_are_those_of_scikit_learn() -> None:
+    reference = pytest.importorskip("sklearn.calibration")
+    # Away from the bounds of the bins, which scikit-learn counts to the bin below.
+    scores = SCORES * 0.99 + 0.0012
+
+    found = metrics.reliability(TRUTH, scores)
+
+    frequency, probability = reference.calibration_curve(TRUTH, scores, n_bins=10)
+    np.testing.assert_allclose(found.frequency, frequency)
+    np.testing.assert_allclose(found.probability, probability)
+    assert found.count.sum() == len(TRUTH)
+    expected = np.sum(found.count * np.abs(frequency - probability)) / len(TRUTH)
+    assert metrics.expected_calibration_error(TRUTH, scores) == pytest.approx(expected)
 
 
 def test_figures_by_hand() -> None:
@@ -40,9 +93,36 @@ def test_figures_by_hand() -> None:
     assert metrics.area_under_curve(truth, probability) == pytest.approx(3.5 / 4)
     assert metrics.sensitivity(truth, probability, 0.4) == 1
     assert metrics.specificity(truth, probability, 0.4) == 0.5
+    assert metrics.precision(truth, probability, 0.4) == pytest.approx(2 / 3)
+    assert metrics.recall(truth, probability, 0.9) == 0.5
+    assert metrics.accuracy(truth, probability, 0.4) == 0.75
+    # Precision 2/3 and recall 1.
+    assert metrics.f1_score(truth, probability, 0.4) == pytest.approx(0.8)
+    assert metrics.confusion_matrix(truth, probability, 0.4).tolist() == [[1, 1], [0, 2]]
+    assert metrics.confusion_matrix(truth, probability, 0.5).tolist() == [[2, 0], [1, 1]]
+    # Half of the recall at precision 1, the other half at 2/3; the last score adds none.
+    assert metrics.average_precision(truth, probability) == pytest.approx((1 + 2 / 3) / 2)
+    assert np.array(metrics.roc_curve(truth, probability)).T.tolist() == [[0, 0], [0, 0.5], [0.5, 1], [1, 1]]
     assert metrics.brier_score(truth, probability) == pytest.approx((0.01 + 0.36 + 0.16 + 0.01) / 4)
     # Bins 0.1, 0.4 (twice, one of two true) and 0.9: distances 0.1, 0.1 and 0.1.
     assert metrics.expected_calibration_error(truth, probability) == pytest.approx(0.1)
+
+
+def test_reliability_by_hand() -> None:
+    truth = np.array([True, False, False, True, True])
+    # 0.5 opens the upper of two bins, and 1 still belongs to it.
+    found = metrics.reliability(truth, np.array([0.2, 0.4, 0.45, 0.5, 1.0]), bins=2)
+
+    assert found.place.tolist() == [0, 1]
+    assert found.count.tolist() == [3, 2]
+    np.testing.assert_allclose(found.probability, [0.35, 0.75])
+    np.testing.assert_allclose(found.frequency, [1 / 3, 1])
+
+
+def test_empty_bins_are_left_out() -> None:
+    found = metrics.reliability(np.array([True, False]), np.array([0.95, 0.05]))
+
+    assert found.place.tolist() == [0, 9]
 
 
 def test_calibration_error_of_honest_probabilities_is_small() -> None:
@@ -55,10 +135,54 @@ def test_calibration_error_of_honest_probabilities_is_small() -> None:
     assert metrics.expected_calibration_error(truth, 1 - probability) > 0.4
 
 
-def test_figures_without_positives_or_negatives_are_undefined() -> None:
-    assert np.isnan(metrics.area_under_curve(np.ones(3, bool), np.ones(3)))
-    assert np.isnan(metrics.sensitivity(np.zeros(3, bool), np.ones(3), 0.5))
-    assert np.isnan(metrics.specificity(np.ones(3, bool), np.ones(3), 0.5))
+# Cases that are all positive, or none of them; each at or above the threshold.
+@pytest.mark.parametrize(
+    ("figure", "kind", "is_undefined"),
+    [
+        (metrics.area_under_curve, "all", True),
+        (metrics.area_under_curve, "none", True),
+        (metrics.average_precision, "all", False),
+        (metrics.average_precision, "none", True),
+        (metrics.sensitivity, "none", True),
+        (metrics.specificity, "all", True),
+        (metrics.precision, "none", False),
+        (metrics.f1_score, "none", False),
+        (metrics.accuracy, "none", False),
+    ],
+)
+def test_a_figure_without_one_kind_of_case(figure, kind, is_undefined) -> None:
+    truth = np.full(3, kind == "all")
+    threshold = [] if figure in (metrics.area_under_curve, metrics.average_precision) else [0.5]
+
+    assert np.isnan(figure(truth, np.full(3, 0.7), *threshold)) == is_undefined
+
+
+def test_precision_is_undefined_where_nothing_is_called() -> None:
+    assert np.isnan(metrics.precision(np.array([True, False]), np.array([0.1, 0.2]), 0.5))
+
+
+def test_f1_score_is_0_where_no_positive_is_found_and_undefined_where_there_is_nothing_to_find() -> None:
+    low = np.array([0.1, 0.2])
+
+    assert metrics.f1_score(np.array([True, False]), low, 0.5) == 0
+    assert np.isnan(metrics.f1_score(np.array([False, False]), low, 0.5))
+
+
+def test_a_roc_curve_without_positives_has_no_sensitivity() -> None:
+    false_alarms, found = metrics.roc_curve(np.zeros(2, bool), np.array([0.1, 0.2]))
+
+    assert false_alarms.tolist() == [0, 0.5, 1]
+    assert np.isnan(found).all()
+
+
+def test_figures_of_no_cases_are_undefined() -> None:
+    truth, probability = np.zeros(0, bool), np.zeros(0)
+
+    for figure in (metrics.brier_score, metrics.expected_calibration_error, metrics.average_precision):
+        assert np.isnan(figure(truth, probability))
+    for figure in (metrics.accuracy, metrics.precision, metrics.recall, metrics.f1_score):
+        assert np.isnan(figure(truth, probability, 0.5))
+    assert metrics.confusion_matrix(truth, probability, 0.5).tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("wanted", [0.5, 0.9, 0.95, 1.0])
