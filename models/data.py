@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +51,22 @@ class DataFolderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Radiographs:
-    """Prepared radiographs with their truth: pixels (n, size, size) uint8, labels (n, classes) with NaN."""
+    """Prepared radiographs with their truth.
+
+    `pixels` (n, size, size) uint8; `labels` (n, classes) and `boxes` (n, 4: x, y, x, y, parts of the image's
+    side, around the finding) are NaN where unknown; `groups` (n,) names the patients.
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.float32]
+    boxes: NDArray[np.float32]
     groups: NDArray[np.str_]
     version: str
 
     def __post_init__(self) -> None:
         """Refuse parts of different lengths."""
-        if not len(self.pixels) == len(self.labels) == len(self.groups):
-            raise DataFolderError("pixels, labels and groups differ in length")
+        if not len(self.pixels) == len(self.labels) == len(self.boxes) == len(self.groups):
+            raise DataFolderError("pixels, labels, boxes and groups differ in length")
 
     def __len__(self) -> int:
         """Return the number of radiographs."""
@@ -66,7 +74,9 @@ class Radiographs:
 
     def subset(self, chosen: NDArray[np.bool_]) -> Radiographs:
         """Return the radiographs where `chosen` is true."""
-        return Radiographs(self.pixels[chosen], self.labels[chosen], self.groups[chosen], self.version)
+        return Radiographs(
+            self.pixels[chosen], self.labels[chosen], self.boxes[chosen], self.groups[chosen], self.version
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +144,8 @@ def load_radiographs(directory: Path, *, split: str, size: int, dataset: str = "
         CACHE.mkdir(parents=True, exist_ok=True)
         np.save(path, pixels)
     labels = np.array([row.targets for row in rows], dtype=np.float32)
-    return Radiographs(pixels, labels, np.array([row.group for row in rows]), version)
+    boxes = np.full((len(rows), 4), np.nan, dtype=np.float32)
+    return Radiographs(pixels, labels, boxes, np.array([row.group for row in rows]), version)
 
 
 def read_prepared(path: Path, size: int) -> NDArray[np.float32]:
@@ -165,6 +176,7 @@ def concatenate(parts: Sequence[Radiographs]) -> Radiographs:
     return Radiographs(
         np.concatenate([part.pixels for part in parts]),
         np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.groups for part in parts]),
         "+".join(part.version for part in parts),
     )
@@ -185,23 +197,30 @@ def synthetic_radiographs(count: int, *, size: int, first_seed: int) -> Radiogra
     a pneumonia is unknown. A consolidation is a pneumonia of unknown kind.
     """
     version = _generator_version()
-    path = CACHE / f"synthetic-{first_seed}-{count}-{size}-{version}.npy"
-    cases = [(first_seed + index // 2, SYNTHETIC_FINDINGS[index % 2]) for index in range(count)]
-    if path.is_file():
-        pixels = np.load(path)
-    else:
-        pixels = np.stack([to_bytes(synthetic_radiograph(seed, finding, size)) for seed, finding in cases])
+    path = CACHE / f"synthetic-{first_seed}-{count}-{size}-{version}.npz"
+    cases = [(first_seed + index // 2, SYNTHETIC_FINDINGS[index % 2], size) for index in range(count)]
+    if not path.is_file():
+        # Processes: a body takes a third of a second, and a training wants hundreds. Spawned, for a fork of
+        # a process that PyTorch has given threads can hang.
+        workers = min(os.cpu_count() or 1, 1 + count // 32)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = list(pool.map(synthetic_radiograph, *zip(*cases, strict=True), chunksize=8))
         CACHE.mkdir(parents=True, exist_ok=True)
-        np.save(path, pixels)
-    labels = np.array([TARGETS_BY_FINDING[finding] for _, finding in cases], dtype=np.float32)
-    return Radiographs(
-        pixels, labels, np.array([f"synthetic-{seed}" for seed, _ in cases]), f"thorax-{version}"
-    )
+        pixels = np.stack([to_bytes(image) for image, _ in made])
+        np.savez(path, pixels=pixels, boxes=np.array([box for _, box in made], dtype=np.float32))
+    labels = np.array([TARGETS_BY_FINDING[finding] for _, finding, _ in cases], dtype=np.float32)
+    groups = np.array([f"synthetic-{seed}" for seed, _, _ in cases])
+    with np.load(path) as stored:
+        return Radiographs(stored["pixels"], labels, stored["boxes"], groups, f"thorax-{version}")
 
 
-def synthetic_radiograph(seed: int, finding: str | None, size: int) -> NDArray[np.float32]:
-    """Return one synthetic thorax, prepared as for serving."""
-    return prepare_radiograph(thorax_radiograph(seed, finding=finding, size=SYNTHETIC_SIZE).pixels, size)
+def synthetic_radiograph(
+    seed: int, finding: str | None, size: int
+) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    """Return one synthetic thorax, prepared as for serving, and the box of its finding (NaN without one)."""
+    made = thorax_radiograph(seed, finding=finding, size=SYNTHETIC_SIZE)
+    edges = made.truth.box_xyxy_px or (UNKNOWN,) * 4
+    return prepare_radiograph(made.pixels, size), tuple(edge / SYNTHETIC_SIZE for edge in edges)
 
 
 def _generator_version() -> str:

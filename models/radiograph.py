@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
-from torchvision.models import densenet121, resnet18
+from torchvision.models import densenet121, resnet50
 
 # The mean and standard deviation of prepared kermany radiographs.
 MEAN = 0.58
 STANDARD_DEVIATION = 0.29
+STRIDE = 32
+"""Pixels of the image per place of the map."""
+
+
+class Answer(NamedTuple):
+    """What a network says of n images.
+
+    `logits` (n, classes); `evidence` and `attention` (n, classes, h, w), the attention summing to 1 over the
+    places; `features` (n, channels), the trunk's mean over the places; `foreign` (n,), the logit of "this is
+    no upright frontal chest radiograph".
+    """
+
+    logits: Tensor
+    evidence: Tensor
+    attention: Tensor
+    features: Tensor
+    foreign: Tensor
+
+    @property
+    def activation(self) -> Tensor:
+        """The activation maps (n, classes, h, w) in 0–1: high where both evidence and attention are."""
+        # Relative to the most attended place, so that a map does not fade as the attention spreads.
+        return torch.sigmoid(self.evidence) * self.attention / self.attention.amax(dim=(2, 3), keepdim=True)
 
 
 class AttentionMapHead(nn.Module):
@@ -23,35 +48,34 @@ class AttentionMapHead(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.evidence = nn.Conv2d(channels, classes, kernel_size=1)
         self.attention = nn.Conv2d(channels, classes, kernel_size=1)
+        self.foreign = nn.Linear(channels, 1)
         # Even attention at the start: training begins as plain average pooling.
         nn.init.zeros_(self.attention.weight)
         nn.init.zeros_(self.attention.bias)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (n, classes) and activation maps (n, classes, h, w) in 0–1."""
-        features = self.dropout(features)
-        evidence = self.evidence(features).float()
-        attention = self.attention(features).float().flatten(2).softmax(dim=2)
-        logits = (attention * evidence.flatten(2)).sum(dim=2)
-        # Relative to the most attended place: a map is 1 only where evidence and attention are both high.
-        weight = attention / attention.amax(dim=2, keepdim=True)
-        activation = torch.sigmoid(evidence) * weight.reshape(evidence.shape)
-        return logits, activation
+    def forward(self, maps: Tensor) -> Answer:
+        """Return the answer to feature maps (n, channels, h, w)."""
+        features = maps.mean(dim=(2, 3)).float()
+        dropped = self.dropout(maps)
+        evidence = self.evidence(dropped).float()
+        attention = self.attention(dropped).float().flatten(2).softmax(dim=2).reshape(evidence.shape)
+        logits = (attention * evidence).sum(dim=(2, 3))
+        return Answer(logits, evidence, attention, features, self.foreign(features).float()[:, 0])
 
 
 class RadiographNetwork(nn.Module):
-    """A trunk for one gray channel with an attention-map head, from images (n, 1, s, s) in 0–1."""
+    """A trunk for one gray channel with an attention-map head, for images (n, 1, s, s) in 0–1."""
 
     def __init__(self, classes: int, dropout: float = 0.3, trunk: str = "densenet121") -> None:
         super().__init__()
-        self.features, channels = TRUNKS[trunk]()
+        self.trunk, channels = TRUNKS[trunk]()
         self.head = AttentionMapHead(channels, classes, dropout)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (n, classes) and activation maps (n, classes, s / 32, s / 32) in 0–1."""
-        features = self.features((image - MEAN) / STANDARD_DEVIATION)
-        logits, activation = self.head(torch.relu(features))
-        return logits, activation
+    def forward(self, image: Tensor) -> Answer:
+        """Return the answer; its maps are (s / 32, s / 32)."""
+        maps = torch.relu(self.trunk((image - MEAN) / STANDARD_DEVIATION))
+        answer: Answer = self.head(maps)
+        return answer
 
 
 def densenet121_trunk() -> tuple[nn.Module, int]:
@@ -61,9 +85,10 @@ def densenet121_trunk() -> tuple[nn.Module, int]:
     return network.features, network.classifier.in_features
 
 
-def resnet18_trunk() -> tuple[nn.Module, int]:
-    """Return the feature layers of a ResNet-18 for one channel, and how many channels they give."""
-    network = resnet18(weights=None)
+def resnet50_trunk() -> tuple[nn.Module, int]:
+    """Return the feature layers of a ResNet-50 for one channel, and how many channels they give."""
+    # Each residual branch begins at zero: without pre-trained weights the identity is the better start.
+    network = resnet50(weights=None, zero_init_residual=True)
     network.conv1 = gray_stem()
     # Without average pooling and classifier: the head wants the map.
     return nn.Sequential(*list(network.children())[:-2]), network.fc.in_features
@@ -76,4 +101,4 @@ def gray_stem() -> nn.Module:
     return stem
 
 
-TRUNKS = {"densenet121": densenet121_trunk, "resnet18": resnet18_trunk}
+TRUNKS = {"densenet121": densenet121_trunk, "resnet50": resnet50_trunk}
