@@ -1,8 +1,7 @@
-"""What a run leaves on disk: its findings between two steps, and its objects; each written whole or not."""
+"""What a run leaves on disk: findings between two steps, and objects; each whole and synced, or not there."""
 
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,19 @@ from zipfile import BadZipFile
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.domain.findings import Algorithm, Code, Findings, Outcome, Refusal, Score, Uncertainty
+from node.disk import Sync, new_file, new_folder, synced_file
+from node.domain.findings import (
+    Algorithm,
+    Code,
+    Findings,
+    Outcome,
+    OutOfDistribution,
+    PredictionSet,
+    Presence,
+    Refusal,
+    Score,
+    Uncertainty,
+)
 from node.errors import StoreError
 
 FINDINGS, MANIFEST = "findings.npz", "manifest.json"
@@ -28,21 +39,20 @@ class ResultObject:
     path: Path
 
 
-def save_findings(folder: Path, findings: Findings) -> Path:
-    """Write the findings, activation maps included, and return the file."""
+def save_findings(folder: Path, findings: Findings, *, sync: Sync = os.fsync) -> Path:
+    """Write the findings, activation maps included, and return the file.
+
+    Raises OutOfResourcesError where the disk cannot be written to.
+    """
     fields = asdict(findings)
     arrays = {}
     for number, score in enumerate(fields["scores"]):
         activation = score.pop("activation")
         if activation is not None:
             arrays[f"activation_{number}"] = activation
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path, temporary = folder / FINDINGS, folder / f".{FINDINGS}"
-    with temporary.open("wb") as file:
+    with new_file(folder / FINDINGS, sync=sync) as file:
         np.savez_compressed(file, fields=np.array(json.dumps(fields)), **arrays)
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    return path
+    return folder / FINDINGS
 
 
 def load_findings(path: Path) -> Findings:
@@ -68,35 +78,44 @@ def load_findings(path: Path) -> Findings:
 
 
 def _score(fields: dict[str, Any], activation: Any) -> Score:
-    uncertainty = dict(fields["uncertainty"])
-    low, high = uncertainty.pop("interval")
     return Score(
         code=Code(**fields["code"]),
         probability=fields["probability"],
         threshold=fields["threshold"],
-        uncertainty=Uncertainty(interval=(low, high), **uncertainty),
+        uncertainty=_uncertainty(dict(fields["uncertainty"])),
         activation=activation,
     )
 
 
-def save_objects(folder: Path, objects: Iterable[tuple[str, Dataset]]) -> tuple[ResultObject, ...]:
-    """Write the (kind, data set) pairs of one result into a folder that appears only when all are there."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True, mode=0o700)
+def _uncertainty(fields: dict[str, Any]) -> Uncertainty:
+    low, high = fields.pop("interval")
+    stated = fields.pop("prediction_set")
+    strangeness = fields.pop("out_of_distribution")
+    answers = tuple(map(Presence, stated["answers"])) if stated else ()
+    return Uncertainty(
+        interval=(low, high),
+        prediction_set=PredictionSet(answers, stated["coverage"]) if stated else None,
+        out_of_distribution=OutOfDistribution(**strangeness) if strangeness else None,
+        **fields,
+    )
+
+
+def save_objects(
+    folder: Path, objects: Iterable[tuple[str, Dataset]], *, sync: Sync = os.fsync
+) -> tuple[ResultObject, ...]:
+    """Write the (kind, data set) pairs of one result into a folder that appears only when all are there.
+
+    Raises OutOfResourcesError where the disk cannot be written to.
+    """
     manifest = []
-    for kind, dataset in objects:
-        name = f"{kind}.dcm"
-        with (temporary / name).open("wb") as file:
-            dataset.save_as(file, enforce_file_format=True)
-            os.fsync(file.fileno())
-        (temporary / name).chmod(0o600)
-        manifest.append([kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), name])
-    with (temporary / MANIFEST).open("w") as text:
-        json.dump(manifest, text)
-        os.fsync(text.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with new_folder(folder, sync=sync) as part:
+        for kind, dataset in objects:
+            name = f"{kind}.dcm"
+            with synced_file(part / name, sync=sync) as file:
+                dataset.save_as(file, enforce_file_format=True)
+            manifest.append([kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), name])
+        with synced_file(part / MANIFEST, sync=sync) as file:
+            file.write(json.dumps(manifest).encode())
     return load_objects(folder)
 
 

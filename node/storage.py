@@ -14,8 +14,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,21 +23,15 @@ from typing import BinaryIO, Self
 
 import structlog
 
+from node.disk import FOLDER_MODE, Sync, create_file, disk_errors, make_folder, sync_folder
 from node.domain.study import Instance
 from node.errors import DatasetError, OutOfResourcesError, StoreError
 from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta, read_identifiers
 
 log = structlog.get_logger()
 
-FOLDER_MODE = 0o700
-FILE_MODE = 0o600
-BUFFER_BYTES = 1 << 20
-
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-Sync = Callable[[int], None]
-"""Returns once what a descriptor stands for is on disk: `os.fsync`, but in a test or a benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +64,19 @@ class InstanceWriter:
         self._path = storage.incoming / f"{uuid.uuid4().hex}.part"
         head = encode_file_meta(meta)
         self._offset = len(head)
-        with _disk_errors():
-            self._file: BinaryIO = _create(self._path)
+        with disk_errors():
+            self._file: BinaryIO = create_file(self._path)
             self._file.write(head)
 
     def write(self, data: bytes) -> None:
         """Append a piece of the encoded data set, exactly as it came."""
-        with _disk_errors():
+        with disk_errors():
             self._file.write(data)
         self._sha256.update(data)
 
     def identifiers(self) -> Identifiers:
         """Return what names the instance once it is complete; DatasetError where it cannot be told."""
-        with _disk_errors():
+        with disk_errors():
             self._file.seek(self._offset)
             return read_identifiers(self._file, self._meta.transfer_syntax_uid, self._meta.sop_instance_uid)
 
@@ -92,12 +86,12 @@ class InstanceWriter:
         # A file there that cannot be read is worth no more than none, and is replaced.
         with suppress(StoreError):
             return Stored(self._storage.read_instance(instance.path), is_new=False)
-        with _disk_errors():
+        with disk_errors():
             self._file.flush()
             self._storage.sync(self._file.fileno())
-            self._storage.make_folder(instance.path.parent)
+            make_folder(instance.path.parent, sync=self._storage.sync)
             self._path.rename(instance.path)
-            self._storage.sync_folder(instance.path.parent)
+            sync_folder(instance.path.parent, sync=self._storage.sync)
         return Stored(instance, is_new=True)
 
     def abort(self) -> None:
@@ -205,39 +199,9 @@ class Storage:
     def run_folder(self, run_id: str) -> Path:
         """Return the folder of one run, made where it is missing."""
         folder = self.runs_folder / _token(run_id, PLAIN)
-        self.make_folder(folder)
+        with disk_errors():
+            make_folder(folder, sync=self.sync)
         return folder
-
-    def write_file(self, path: Path, data: bytes) -> Path:
-        """Write a whole file at once: after a crash it is there as it was before, or as it is now."""
-        part = self.incoming / f"{uuid.uuid4().hex}.part"
-        try:
-            with _disk_errors():
-                with _create(part) as file:
-                    file.write(data)
-                    file.flush()
-                    self.sync(file.fileno())
-                part.rename(path)
-                self.sync_folder(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
-
-    def make_folder(self, folder: Path) -> None:
-        """Make a folder and its parents, each synced into the one above it."""
-        if folder.is_dir():
-            return
-        self.make_folder(folder.parent)
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-        self.sync_folder(folder.parent)
-
-    def sync_folder(self, folder: Path) -> None:
-        """Return once the names in a folder are on disk: a file whose name is lost is lost."""
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self.sync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _token(text: str, grammar: re.Pattern[str]) -> str:
@@ -248,16 +212,3 @@ def _token(text: str, grammar: re.Pattern[str]) -> str:
     if not text or (len(text) <= 64 and grammar.fullmatch(text)):
         return text
     return "x" + hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-
-
-def _create(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    return os.fdopen(descriptor, "w+b", buffering=BUFFER_BYTES)
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as fault:
-        raise OutOfResourcesError(f"cannot write to disk: {fault.strerror}") from fault

@@ -5,35 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null                # nothing may stop to ask
 
-environment=.venv
-say() { printf 'run.sh: %s\n' "$*"; }
-stop() { printf 'run.sh: %s\n' "$*" >&2; exit 1; }
-
-find_python() {
-    local candidate
-    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
-        [ -n "$candidate" ] || continue
-        if "$candidate" -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            echo "$candidate"
-            return
-        fi
-    done
-    stop "no Python 3.11 or later with venv found: install one (Debian: apt-get install python3-venv), or name it in PYTHON"
-}
-
-install_environment() {
-    # An environment is good for the pyproject.toml it was made from, in the place where it was made.
-    local wanted python
-    wanted=$(cat pyproject.toml - <<<"$PWD" | cksum)
-    [ "$(cat $environment/installed 2>/dev/null)" = "$wanted" ] && return
-    python=$(find_python)
-    say "installing into $environment (the first time: some minutes, 6 GB, most of it PyTorch)"
-    "$python" -m venv $environment
-    $environment/bin/python -m pip install -qq --disable-pip-version-check --no-input \
-        --root-user-action=ignore --editable '.[test,train]' ||
-        stop "pip could not install the node with its extras; its message is above"
-    echo "$wanted" >$environment/installed
-}
+. deploy/environment.sh
 
 # The peers of the tests: command, and the Debian package that brings it.
 peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless"
@@ -74,9 +46,9 @@ check() {
     say "passed: $1 ($((SECONDS - started)) s)"
 }
 
-install_environment
+install_environment .venv ".[test,train]" "the first time: some minutes, 6 GB, most of it PyTorch"
 install_peers
-export PATH="$PWD/$environment/bin:$PATH:/usr/sbin"
+export PATH="$PWD/.venv/bin:$PATH:/usr/sbin"
 # DCMTK leaves Nagle's algorithm on unless told so: 40 ms for every instance it sends.
 export TCP_NODELAY=1
 

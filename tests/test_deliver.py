@@ -13,6 +13,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import JPEGLosslessSV1
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 from structlog.testing import capture_logs
@@ -161,6 +162,26 @@ def test_more_contexts_than_one_association_holds_go_over_several(tmp_path: Path
 
     assert summary.count_by_answer == {Answer.ACCEPTED: 100}
     assert archive.associations == 2
+
+
+def test_no_answer_is_lost_to_the_reactor_of_pynetdicom(
+    archive: Archive, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = DIMSEServiceProvider.get_msg
+
+    def get_late(self: DIMSEServiceProvider, block: bool = False) -> Any:
+        if block:
+            # What a busy machine does now and then: the reactor looks before who waits for the answer.
+            wait_until(lambda: not self.msg_queue.empty(), "answer")
+            self.get_msg()
+        return get(self, block)
+
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", get_late)
+
+    archive.destination(timeout_s=1).deliver(files)
+
+    assert archive.associations == 1
+    assert len(archive.syntaxes) == 3
 
 
 def test_dcmtk_storescp_takes_what_is_sent(files: list[Path], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from tests.peers import REPOSITORY
 SCRIPTS = ["deploy/demo.sh", "tests/run.sh", ".ci/run"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "deploy/environment.sh"])
 def test_script_is_valid_bash(script: str) -> None:
     checked = subprocess.run(["bash", "-n", REPOSITORY / script], capture_output=True, text=True, check=False)
 

@@ -69,7 +69,7 @@ def test_data_set_is_kept_as_it_came_behind_a_file_meta_that_tells_its_way(stora
 
 def test_nobody_but_the_owner_can_read_what_is_stored(storage: Storage) -> None:
     store(storage, encode_dataset())
-    storage.write_file(storage.run_folder("run-1") / "report.dcm", b"report")
+    storage.run_folder("run-1")
 
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [storage.root, *storage.root.rglob("*")]}
 
@@ -205,20 +205,6 @@ def test_a_disk_that_fills_up_while_syncing_leaves_nothing(tmp_path: Path) -> No
         store(storage, encode_dataset())
 
     assert files_below(storage.root) == []
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    storage = Storage(tmp_path / "data", ANY_DISK)
-    path = storage.write_file(storage.run_folder("run") / "result.json", b"old")
-
-    def fail(_descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    with pytest.raises(OutOfResourcesError):
-        Storage(tmp_path / "data", ANY_DISK, sync=fail).write_file(path, b"new")
-
-    assert path.read_bytes() == b"old"
-    assert files_below(storage.incoming) == []
 
 
 @pytest.mark.parametrize(
