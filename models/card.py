@@ -1,10 +1,18 @@
-"""What the card of a model says, apart from what is measured."""
+"""What the card of a model says, apart from what is measured later."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from models.conformal import COVERAGE
+from models.data import CLASSES
+from models.strangeness import DIRECTIONS, FALSE_ALARM_RATE
+
+if TYPE_CHECKING:  # a card can be read without scipy, which calibration needs
+    from models.calibration import Calibration
 
 Json = dict[str, Any]
 
@@ -101,15 +109,167 @@ INTERVAL_METHOD = (
     "under harmless changes of the picture; it does not say how often such a patient is ill, and covers no "
     "change of scanner or population."
 )
+CALIBRATION_METHOD = (
+    "Temperature scaling of each member and class, least negative log-likelihood, both views pooled; then "
+    "one factor per class for all members, so that their mean probability has the least negative "
+    "log-likelihood."
+)
+CALIBRATION_SPLIT = (
+    "a tenth of the training patients, held out from every member's weights; never the val split"
+)
+CONFORMAL_METHOD = (
+    "Split conformal prediction for each class on its own, answers absent and present (Angelopoulos and "
+    "Bates 2021): the set holds each answer whose nonconformity, 1 - its probability, is at most the "
+    "quantile, the ceil((n + 1) · coverage)-th smallest nonconformity of the true answers of n calibration "
+    "images. It holds the true answer on that part of images like those. The temperatures were fitted on "
+    "the same images, which the guarantee does not foresee and which hardly matters for so few numbers."
+)
+FOREIGN_METHOD = (
+    'Of each member, two measures: the logit of its own output "no upright frontal chest radiograph" '
+    "(outlier exposure, Hendrycks et al. 2019), and the distance of its features from the subspace of the "
+    f"first {DIRECTIONS} principal components of training features (the residual of Wang et al. 2022). Each "
+    "is standardized on the calibration images and averaged over members; the larger of both, through "
+    "softplus, is the score."
+)
+FOREIGN_THRESHOLD = (
+    "the larger of two scores: what the false alarm rate of the real calibration images passes, and what "
+    "that of the synthetic ones does"
+)
+ABSTENTION = (
+    "A score decides only if (1) its threshold lies outside its 95 % interval, (2) its prediction set "
+    "holds exactly the answer that the threshold gives, and (3) the image's out-of-distribution score does "
+    "not pass the threshold. Otherwise it is uncertain: it needs review, never escalates and is never shown "
+    "as negative."
+)
 OUTPUTS = {
     "probability": "(classes) calibrated, 0-1",
     "spread": "(classes) standard deviation of the probability over members and views",
     "interval": "(classes, 2) low and high end of the 95 % interval, 0-1",
     "entropy": "(classes) predictive entropy in bit, 0-1",
     "mutual_information": "(classes) between members and views, in bit, 0-1",
+    "prediction_set": "(classes, 2) 1 where the answer is in the split-conformal set: absent, present",
+    "out_of_distribution": "(1) 0 or more, larger is stranger; to be compared with the threshold",
     "activation_map": "(classes, y, x) evidence where the network attended, 0-1, over the whole image",
 }
 SPREAD_METHOD = "standard deviation (ddof 0) of the probabilities over members and views"
+
+
+# How each class's threshold is chosen: at least this sensitivity, or (None) by Youden's index.
+WANTED_SENSITIVITY: dict[str, float | None] = {
+    "Pneumonia": 0.95,
+    "Bacterial pneumonia": None,
+    "Viral pneumonia": None,
+}
+
+
+def calibrated_parts(calibration: Calibration, members: list[str]) -> Json:
+    """Return the parts of the card that calibration decides: classes, and what makes their scores honest."""
+
+    def by_class(attribute: str) -> dict[str, float]:
+        return {
+            name: round(getattr(one, attribute), 4)
+            for name, one in zip(CLASSES, calibration.classes, strict=True)
+        }
+
+    counts = {"images": calibration.images, "patients": calibration.patients}
+    temperature = {
+        member: {
+            name: round(one.temperature[index], 4)
+            for name, one in zip(CLASSES, calibration.classes, strict=True)
+        }
+        for index, member in enumerate(members)
+    }
+    return {
+        "classes": [
+            {"name": name, "code": list(CODES[name]), "threshold": threshold, "threshold_chosen": _rule(name)}
+            for name, threshold in by_class("threshold").items()
+        ],
+        "calibration": {
+            "method": CALIBRATION_METHOD,
+            "split": CALIBRATION_SPLIT,
+            **counts,
+            "temperature": temperature,
+            "interval_constant": by_class("interval_constant"),
+            "interval_coverage_of_changed_images": by_class("interval_coverage"),
+        },
+        "uncertainty": {"interval": INTERVAL_METHOD, "level": 0.95, "spread": SPREAD_METHOD},
+        "conformal": {
+            "coverage": COVERAGE,
+            "quantile": by_class("conformal_quantile"),
+            "method": CONFORMAL_METHOD,
+            **counts,
+        },
+        "out_of_distribution": {
+            "threshold": round(calibration.foreign_threshold, 4),
+            "false_alarm_rate": FALSE_ALARM_RATE,
+            "threshold_chosen": FOREIGN_THRESHOLD,
+            "method": FOREIGN_METHOD,
+            **counts,
+            "synthetic_images": calibration.synthetic,
+        },
+        "abstention": ABSTENTION,
+    }
+
+
+def _rule(name: str) -> str:
+    wanted = WANTED_SENSITIVITY[name]
+    rule = "Youden's index" if wanted is None else f"highest with a sensitivity of at least {wanted}"
+    return f"{rule} on the calibration patients"
+
+
+def input_parts(size: int, members: list[str]) -> Json:
+    """Return what goes in and comes out, and the settings that every result names."""
+    return {
+        "input": {
+            "name": "image",
+            "shape": [1, size, size],
+            "axes": "channel, y, x; the batch comes first",
+            "size": size,
+            "dtype": "float32",
+            "spacing": "any: the whole image is resized",
+            "intensity": INTENSITY,
+        },
+        "outputs": OUTPUTS,
+        "parameters": [
+            f"input_size_px={size}",
+            f"members={len(members)}",
+            "views=image and mirror image",
+            "interval=95% logit-normal of members, views and image changes",
+            f"conformal=split, coverage={COVERAGE}",
+        ],
+    }
+
+
+def training_parts(
+    counts: Mapping[str, int], synthetic: int, commit: str, stages_by_member: Mapping[str, list[Json]]
+) -> Json:
+    """Return what the members were trained on, and how.
+
+    `counts` are of the real images that no member may have seen more of; each member kept some for tuning.
+    """
+    sources: dict[str, Json] = {name: dict(text) for name, text in TRAINING_DATA.items()}
+    sources["kermany"] |= {
+        "split": "train, less the calibration patients; each member also left some patients out to tune on",
+        "counts": dict(counts),
+    }
+    sources["synthetic"] |= {"images": synthetic}
+    members = {name: _member(stages) for name, stages in stages_by_member.items()}
+    return {"training": {"data": sources, "exported_at_commit": commit, "members": members}}
+
+
+def _member(stages: list[Json]) -> Json:
+    # Folders of the machine that trained say nothing to a reader.
+    hidden = ("data", "out", "init", "trunk", "device", "threads", "started_from")
+    return {
+        "architecture": f"{stages[-1].get('trunk', 'densenet121')}, one gray channel, attention-map head",
+        "started_from": stages[0].get("started_from", "random weights"),
+        "seed": stages[-1]["seed"],
+        "stages": [
+            {name: value for name, value in stage.items() if name not in hidden}
+            for stage in stages
+            if "epochs" in stage
+        ],
+    }
 
 
 def write_card(directory: Path, card: Json) -> None:

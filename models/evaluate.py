@@ -1,57 +1,56 @@
 """Measure the exported model: `python -m models.evaluate chest_xray --data DIR --split NAME`.
 
 Reads each image as the node does and runs the graphs of triton_repo/ (or, with --checkpoint, the network
-before export and calibration). Intervals are 95 % bootstrap intervals over patients.
+before export and calibration). Intervals are 95 % bootstrap intervals over patients. In place of the figures
+of each class, --out-of-distribution measures whether foreign pictures are noticed, and --robustness how far
+the figures move when the pictures are changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import expit
 
-from models import card, data, metrics
-from models.metrics import Estimate
+from models import card, data, foreign, report, robustness
+from models.measure import (
+    Cases,
+    Doubts,
+    Predictions,
+    bacterial_over_viral,
+    kinds,
+    measure,
+)
+from models.repository import member_tensor
 from models.serving import EnsembleGraphs
 
 NAME = "chest_xray"
-DECIMALS = 4
+# The same patients for every command that measures some of them.
+CHOICE_SEED = 5
 
-Floats = NDArray[np.float32]
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Cases:
-    """What is measured on: prepared images (size, size), labels (n, classes) with NaN, patient of each."""
-
-    images: list[Floats]
-    labels: Floats
-    groups: NDArray[np.str_]
-
-
-@dataclass(frozen=True, slots=True)
-class Predictions:
-    """Probability, and interval where the graphs give one, of each case and class; thresholds by class."""
-
-    probability: Floats
-    interval: Floats | None
-    thresholds: list[float]
-    source: Json
+def read_files(options: argparse.Namespace) -> list[data.Row]:
+    """Return the rows of the split, or those of so many of its patients; raises DataFolderError."""
+    rows = data.read_rows(options.data, split=options.split, dataset=options.dataset)
+    if not options.patients:
+        return rows
+    patients = np.unique([row.group for row in rows])
+    chosen = set(np.random.default_rng(CHOICE_SEED).permutation(patients)[: options.patients])
+    return [row for row in rows if row.group in chosen]
 
 
-def read_cases(directory: Path, *, split: str, dataset: str, size: int) -> Cases:
-    """Return one split of a data folder, prepared as the node prepares; raises DataFolderError."""
-    rows = data.read_rows(directory, split=split, dataset=dataset)
+def read_cases(directory: Path, rows: Sequence[data.Row], *, size: int) -> Cases:
+    """Return files of a data folder, prepared as the node prepares."""
     images = [data.read_prepared(directory / row.file, size) for row in rows]
     labels = np.array([row.targets for row in rows], dtype=np.float32)
     return Cases(images, labels, np.array([row.group for row in rows]))
@@ -63,78 +62,31 @@ def synthetic_cases(count: int, *, size: int) -> Cases:
     return Cases(list(data.to_unit(made.pixels)), made.labels, made.groups)
 
 
-def measure(cases: Cases, predictions: Predictions, repeats: int) -> Json:
-    """Return the figures of each class, and of bacterial against viral among the pneumonias."""
-    classes = [
-        {"name": name, "code": list(card.CODES[name])} | measure_class(cases, predictions, index, repeats)
-        for index, name in enumerate(data.CLASSES)
-    ]
-    return {
-        "images": len(cases.images),
-        "patients": len(np.unique(cases.groups)),
-        "classes": classes,
-        "bacterial_vs_viral": measure_kind(cases, predictions, repeats),
-    }
+class ExportedModel:
+    """The graphs of a model repository, as the node's engine runs them."""
 
+    def __init__(self, repository: Path) -> None:
+        """Open every graph; raises FileNotFoundError where the repository lacks one."""
+        self._card = card.read_card(repository / NAME)
+        self._graphs = EnsembleGraphs(repository, NAME)
 
-def measure_class(cases: Cases, predictions: Predictions, index: int, repeats: int) -> Json:
-    """Return the figures of one class over the cases whose truth is known."""
-    is_known = ~np.isnan(cases.labels[:, index])
-    truth, groups = cases.labels[is_known, index] == 1, cases.groups[is_known]
-    probability, threshold = predictions.probability[is_known, index], predictions.thresholds[index]
-    figures: dict[str, Callable[[NDArray[np.bool_], Floats], float]] = {
-        "auc": metrics.area_under_curve,
-        "sensitivity": lambda t, p: metrics.sensitivity(t, p, threshold),
-        "specificity": lambda t, p: metrics.specificity(t, p, threshold),
-        "accuracy": lambda t, p: metrics.accuracy(t, p, threshold),
-        "calibration_error": metrics.expected_calibration_error,
-        "brier_score": metrics.brier_score,
-    }
-    measured: Json = {"positives": int(truth.sum()), "negatives": int((~truth).sum()), "threshold": threshold}
-    if len(truth) == 0:
-        return measured
-    for name, figure in figures.items():
-        estimate = metrics.bootstrap(_over(figure, truth, probability), groups, repeats=repeats)
-        measured[name] = as_json(estimate)
-    if predictions.interval is not None:
-        low, high = predictions.interval[is_known, index].T
-        measured["undetermined"] = round(float(((low < threshold) & (threshold <= high)).mean()), DECIMALS)
-    return measured
-
-
-def measure_kind(cases: Cases, predictions: Predictions, repeats: int) -> Json:
-    """Return the AUC of bacterial against viral, ranked by the difference of their logits."""
-    bacterial, viral = cases.labels[:, 1] == 1, cases.labels[:, 2] == 1
-    chosen = bacterial ^ viral
-    if not chosen.any():
-        return {"bacterial": 0, "viral": 0}
-    inside = np.clip(predictions.probability[chosen].astype(float), 1e-6, 1 - 1e-6)
-    logits = np.log(inside / (1 - inside))
-    compare = _over(metrics.area_under_curve, bacterial[chosen], logits[:, 1] - logits[:, 2])
-    estimate = metrics.bootstrap(compare, cases.groups[chosen], repeats=repeats)
-    counts = {"bacterial": int((bacterial & chosen).sum()), "viral": int((viral & chosen).sum())}
-    return counts | {"auc": as_json(estimate)}
-
-
-def _over(
-    figure: Callable[[NDArray[np.bool_], Any], float], truth: NDArray[np.bool_], scores: NDArray[np.floating]
-) -> Callable[[NDArray[np.intp]], float]:
-    return lambda chosen: figure(truth[chosen], scores[chosen])
-
-
-def as_json(estimate: Estimate) -> list[float | None]:
-    """Return [value, low, high], rounded; null where undefined."""
-    values = (estimate.value, estimate.low, estimate.high)
-    return [None if math.isnan(value) else round(value, DECIMALS) for value in values]
-
-
-def predict_exported(cases: Cases, repository: Path) -> Predictions:
-    """Return what the exported ensemble says."""
-    described = card.read_card(repository / NAME)
-    outputs = EnsembleGraphs(repository, NAME).infer(cases.images)
-    thresholds = [entry["threshold"] for entry in described["classes"]]
-    source = {"version": described["version"], "weights": described["weights"]}
-    return Predictions(outputs["probability"], outputs["interval"], thresholds, source)
+    def predict(self, cases: Cases) -> Predictions:
+        """Return what the ensemble and each of its members say."""
+        tensors = {name: member_tensor("logits", name) for name in self._graphs.members}
+        outputs = self._graphs.infer(cases.images, also=list(tensors.values()))
+        return Predictions(
+            probability=outputs["probability"],
+            thresholds=[entry["threshold"] for entry in self._card["classes"]],
+            source={"version": self._card["version"], "weights": self._card["weights"]},
+            doubts=Doubts(
+                outputs["interval"],
+                outputs["mutual_information"],
+                outputs["prediction_set"],
+                outputs["out_of_distribution"],
+                self._card["out_of_distribution"]["threshold"],
+            ),
+            members={name: expit(outputs[tensor]).mean(axis=1) for name, tensor in tensors.items()},
+        )
 
 
 def predict_checkpoint(cases: Cases, checkpoint: Path) -> Predictions:
@@ -146,12 +98,12 @@ def predict_checkpoint(cases: Cases, checkpoint: Path) -> Predictions:
     trained = read_checkpoint(checkpoint)
     probability = []
     with torch.no_grad():
-        for start in range(0, len(cases.images), 16):
+        for start in range(0, len(cases), 16):
             image = torch.from_numpy(np.stack(cases.images[start : start + 16]))[:, None]
-            views = [trained.network(view)[0] for view in (image, image.flip(3))]
+            views = [trained.network(view).logits for view in (image, image.flip(3))]
             probability.append(torch.stack(views).sigmoid().mean(dim=0).numpy())
     thresholds = [0.5] * len(data.CLASSES)
-    return Predictions(np.concatenate(probability), None, thresholds, {"checkpoint": str(checkpoint)})
+    return Predictions(np.concatenate(probability), thresholds, {"checkpoint": str(checkpoint)})
 
 
 def input_size(options: argparse.Namespace) -> int:
@@ -163,70 +115,69 @@ def input_size(options: argparse.Namespace) -> int:
     return int(card.read_card(options.repository / NAME)["input"]["size"])
 
 
-def table(result: Json) -> str:
-    """Return the figures as text for people."""
-    lines = [f"{NAME} {result['source'].get('version', 'checkpoint')} on {result['data']}: "]
-    lines[0] += (
-        f"{result['images']} images of {result['patients']} patients; 95 % bootstrap intervals over patients"
-    )
-    lines.append(
-        f"{'class':<22}{'pos/neg':>10}{'thr':>7}" + "".join(f"{title:>22}" for title in TITLES.values())
-    )
-    for entry in result["classes"]:
-        counts = f"{entry['positives']}/{entry['negatives']}"
-        cells = "".join(f"{_cell(entry.get(key)):>22}" for key in TITLES)
-        lines.append(f"{entry['name']:<22}{counts:>10}{entry['threshold']:>7.3f}{cells}")
-    kind = result["bacterial_vs_viral"]
-    counts = f"{kind['bacterial']}/{kind['viral']}"
-    lines.append(f"{'bacterial vs viral':<22}{counts:>10}{'':>7}{_cell(kind.get('auc')):>22}")
-    return "\n".join(lines)
-
-
-TITLES = {
-    "auc": "AUC",
-    "sensitivity": "sensitivity",
-    "specificity": "specificity",
-    "calibration_error": "ECE",
-    "brier_score": "Brier",
-}
-
-
-def _cell(values: list[float | None] | None) -> str:
-    if values is None or values[0] is None:
-        return "-"
-    value, low, high = ("-" if number is None else f"{number:.3f}" for number in values)
-    return f"{value} ({low}-{high})"
-
-
-def add_to_card(repository: Path, result: Json) -> None:
-    """Put the figures into the card, in place of earlier ones on the same data."""
-    described = card.read_card(repository / NAME)
-    entry = {key: value for key, value in result.items() if key not in ("source", "seconds", "model")}
-    others = [known for known in described["metrics"] if known["data"] != entry["data"]]
-    described["metrics"] = [*others, entry]
-    card.write_card(repository / NAME, described)
+def read(options: argparse.Namespace) -> tuple[Cases, str, str]:
+    """Return the cases of a command, what to call them, and the options that name them."""
+    size = input_size(options)
+    if options.synthetic:
+        cases = synthetic_cases(options.synthetic, size=size)
+        return cases, "synthetic thorax, unseen seeds", f"--synthetic {options.synthetic}"
+    cases = read_cases(options.data, read_files(options), size=size)
+    name, arguments = f"{options.dataset} {options.split}", f"--data {options.data} --split {options.split}"
+    if options.patients:
+        name, arguments = f"{name}, {options.patients} patients", f"{arguments} --patients {options.patients}"
+    return cases, name, arguments
 
 
 def evaluate(options: argparse.Namespace) -> Json:
     """Return the whole result of one command."""
     started = time.monotonic()
-    size = input_size(options)
-    if options.synthetic:
-        cases, name = synthetic_cases(options.synthetic, size=size), "synthetic thorax, unseen seeds"
-        command = f"--synthetic {options.synthetic}"
+    cases, name, arguments = read(options)
+    predict: Callable[[Cases], Predictions] = (
+        partial(predict_checkpoint, checkpoint=options.checkpoint)
+        if options.checkpoint
+        else ExportedModel(options.repository).predict
+    )
+    measured: Json
+    if options.out_of_distribution:
+        arguments += " --out-of-distribution" + (f" --foreign {options.foreign}" if options.foreign else "")
+        pictures = None
+        if options.foreign:
+            size = cases.images[0].shape[0]
+            pictures = foreign.read_foreign(options.foreign, size=size, chest=options.chest)
+        measured = {"out_of_distribution": foreign.measure_foreign(cases, pictures, predict, options.repeats)}
+    elif options.robustness:
+        arguments += " --robustness"
+        files = [options.data / row.file for row in read_files(options)]
+        measured = {"robustness": robustness.measure_robustness(files, cases, predict, options.repeats)}
     else:
-        cases = read_cases(options.data, split=options.split, dataset=options.dataset, size=size)
-        name, command = f"{options.dataset} {options.split}", f"--data {options.data} --split {options.split}"
-    predict = predict_checkpoint if options.checkpoint else predict_exported
-    predictions = predict(cases, options.checkpoint or options.repository)
-    return {
-        "model": NAME,
-        "data": name,
-        "command": f"python -m models.evaluate {NAME} {command}",
-        **measure(cases, predictions, options.repeats),
-        "source": predictions.source,
-        "seconds": round(time.monotonic() - started, 1),
+        predictions = predict(cases)
+        measured = {**measure(cases, predictions, options.repeats), "source": predictions.source}
+        if options.plots:
+            draw(cases, predictions, options.plots, f"{NAME} on {name}, {measured['patients']} patients")
+    command = f"python -m models.evaluate {NAME} {arguments}"
+    seconds = round(time.monotonic() - started, 1)
+    return {"model": NAME, "data": name, "command": command, **measured, "seconds": seconds}
+
+
+def draw(cases: Cases, predictions: Predictions, folder: Path, title: str) -> None:
+    """Write ROC and reliability curves of the classes, and ROC curves of the kind of pneumonia."""
+    from models import plots  # here, for figures alone need no matplotlib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    known = ~np.isnan(cases.labels)
+    curves = {
+        name: (cases.labels[known[:, index], index] == 1, predictions.probability[known[:, index], index])
+        for index, name in enumerate(data.CLASSES)
     }
+    plots.roc_plot(curves, folder / "roc.png", title)
+    plots.reliability_plot(curves, folder / "reliability.png", title)
+    chosen, is_bacterial = kinds(cases)
+    by_name = {"ensemble": predictions.probability, **predictions.members}
+    of_kind = {
+        name: (is_bacterial, bacterial_over_viral(probability[chosen]))
+        for name, probability in by_name.items()
+    }
+    plots.roc_plot(of_kind, folder / "roc_bacterial_vs_viral.png", f"{title}: bacterial against viral")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -242,33 +193,67 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dataset", default="kermany", help="rows of labels.csv of this dataset (default kermany)"
     )
+    parser.add_argument(
+        "--patients", type=int, default=0, metavar="N", help="measure a random choice of N patients"
+    )
     parser.add_argument("--repository", type=Path, default=Path("triton_repo"))
     parser.add_argument(
         "--checkpoint", type=Path, help="measure a checkpoint in place of the exported graphs"
     )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--members", action="store_true", help="print the figures of each member too")
+    kind.add_argument(
+        "--out-of-distribution", action="store_true", help="measure whether foreign pictures are noticed"
+    )
+    kind.add_argument(
+        "--robustness", action="store_true", help="measure how far figures move under changes of the picture"
+    )
+    parser.add_argument("--foreign", type=Path, metavar="DIR", help="a folder of DICOM files to notice")
+    parser.add_argument(
+        "--chest",
+        nargs="*",
+        default=["cr_chest_*"],
+        metavar="PATTERN",
+        help="names of files in it that are chest radiographs after all (default cr_chest_*)",
+    )
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write ROC and reliability curves there")
     parser.add_argument("--repeats", type=int, default=1000, help="bootstrap draws (default 1000)")
     parser.add_argument("--write-card", action="store_true", help="put the figures into the model's card")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
+def conflict(options: argparse.Namespace) -> str:
+    """Return why these options do not go together, or an empty text."""
+    if options.checkpoint and (options.write_card or options.out_of_distribution):
+        return "--write-card and --out-of-distribution are about the exported graphs, --checkpoint is not"
+    if options.robustness and options.synthetic:
+        return "--robustness changes the pictures of a folder, --synthetic has none"
+    if options.foreign and not options.out_of_distribution:
+        return "--foreign is for --out-of-distribution"
+    return ""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and measure; 0 done, 1 failed, 2 wrong use."""
     parser = build_parser()
     options = parser.parse_args(arguments)
-    if options.write_card and options.checkpoint:
-        parser.error("--write-card is about the exported graphs, --checkpoint is not")
+    if reason := conflict(options):
+        parser.error(reason)
     try:
         result = evaluate(options)
     except data.DataFolderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (FileNotFoundError, OSError) as error:
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.write_card:
-        add_to_card(options.repository, result)
-    print(json.dumps(result, ensure_ascii=False) if options.json else table(result))
+        report.add_to_card(options.repository / NAME, result)
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(report.table(result, is_with_members=options.members))
     return 0
 
 

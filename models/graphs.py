@@ -3,67 +3,138 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from torch.nn import functional
+
+from models.radiograph import RadiographNetwork
+from models.strangeness import Subspace
+from models.weights import store
 
 OPSET = 17
 Z_95 = 1.959964
 # Keeps the logit finite in float32; 1 - 1e-6 is still told from 1.
 EDGE = 1e-6
-# Smaller tensors are biases and constants: halving them saves nothing.
-HALF_FROM_ELEMENTS = 1024
+VIEWS = 2
+"""The image and its mirror image."""
+MEMBER_OUTPUTS = ("logits", "activation_map", "strangeness")
+OUTPUTS = (
+    "probability",
+    "spread",
+    "interval",
+    "entropy",
+    "mutual_information",
+    "prediction_set",
+    "out_of_distribution",
+    "activation_map",
+)
+
+
+class ViewsGraph(nn.Module):
+    """A network on the image and its mirror image, before anything is calibrated."""
+
+    def __init__(self, network: RadiographNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what the network says of images (n, 1, s, s).
+
+        Logits (n, 2, classes), and as means of both views the activation map (n, classes, h, w), the logit of
+        being foreign (n, 1) and the features (n, channels).
+        """
+        answer = self.network(torch.cat([image, image.flip(3)]))
+        logits = torch.stack(answer.logits.chunk(VIEWS), dim=1)
+        plain, mirrored = answer.activation.chunk(VIEWS)
+        foreign, features = (
+            torch.stack(values.chunk(VIEWS)).mean(dim=0)
+            for values in (answer.foreign[:, None], answer.features)
+        )
+        return logits, (plain + mirrored.flip(3)) / 2.0, foreign, features
 
 
 class MemberGraph(nn.Module):
-    """A network on the image and its mirror image, with calibrated logits."""
+    """A network on the image and its mirror image, with calibrated logits and two measures of strangeness."""
 
-    def __init__(self, network: nn.Module, temperature: Sequence[float]) -> None:
+    def __init__(self, network: RadiographNetwork, temperature: Sequence[float], subspace: Subspace) -> None:
         super().__init__()
-        self.network = network
+        self.views = ViewsGraph(network)
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
+        self.register_buffer("center", torch.from_numpy(subspace.center))
+        self.register_buffer("directions", torch.from_numpy(subspace.directions))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (n, 2, classes) and the activation map (n, classes, h, w), mean of both views."""
-        logits, activation = self.network(torch.cat([image, image.flip(3)]))
-        plain, mirrored = logits.chunk(2)
-        map_plain, map_mirrored = activation.chunk(2)
-        calibrated = torch.stack([plain, mirrored], dim=1) / self.temperature
-        return calibrated, (map_plain + map_mirrored.flip(3)) / 2.0
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits (n, 2, classes), the activation map (n, classes, h, w) and strangeness (n, 2).
+
+        Strangeness is the network's logit of being foreign, and how far its features lie outside the subspace
+        of the training images' features.
+        """
+        logits, activation, foreign, features = self.views(image)
+        deviation = features - self.center
+        outside = deviation - deviation @ self.directions @ self.directions.T
+        distance = outside.square().sum(dim=1, keepdim=True).sqrt()
+        return logits / self.temperature, activation, torch.cat([foreign, distance], dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """What the members are joined with.
+
+    By class the constant of the interval and the conformal quantile; by member and part (foreign logit,
+    feature distance) the mean and standard deviation of strangeness.
+    """
+
+    interval_constant: Sequence[float]
+    conformal_quantile: Sequence[float]
+    strangeness_mean: NDArray[np.float32]
+    strangeness_deviation: NDArray[np.float32]
 
 
 class CombineGraph(nn.Module):
-    """The probability of each class and its uncertainty, from the logits of all members and views."""
+    """The probability of each class and its uncertainty, from the answers of all members and views."""
 
-    def __init__(self, interval_constant: Sequence[float]) -> None:
+    def __init__(self, combination: Combination) -> None:
         super().__init__()
-        self.register_buffer("interval_constant", torch.tensor(interval_constant, dtype=torch.float32))
+        self.register_buffer("interval_constant", torch.tensor(combination.interval_constant))
+        self.register_buffer("conformal_quantile", torch.tensor(combination.conformal_quantile))
+        self.register_buffer("strangeness_mean", torch.from_numpy(combination.strangeness_mean))
+        self.register_buffer("strangeness_deviation", torch.from_numpy(combination.strangeness_deviation))
 
     def forward(self, *answers: Tensor) -> tuple[Tensor, ...]:
-        """Take logits (n, views, classes) of each member, then each member's map (n, classes, h, w).
+        """Take the logits of each member, then the maps of each, then the strangeness of each.
 
-        Return probability, spread (standard deviation over members and views, divisor their number), interval
-        (n, classes, 2), entropy and mutual information in bit, and the mean activation map.
+        Return OUTPUTS: probability (n, classes), spread (standard deviation over members and views, divisor
+        their number), interval (n, classes, 2), entropy and mutual information in bit, prediction set
+        (n, classes, 2; absent, present), out-of-distribution score (n, 1), mean activation map.
         """
-        members = len(answers) // 2
+        members = len(answers) // len(MEMBER_OUTPUTS)
         logits = torch.cat(answers[:members], dim=1)
-        activation = torch.stack(answers[members:]).mean(dim=0)
+        activation = torch.stack(answers[members : 2 * members]).mean(dim=0)
+        strangeness = torch.stack(answers[2 * members :], dim=1)
         each = torch.sigmoid(logits)
         probability = each.mean(dim=1)
         spread = (each - probability.unsqueeze(1)).square().mean(dim=1).sqrt()
-        low, high = self.interval(logits, probability)
         entropy = binary_entropy(probability)
         mutual_information = (entropy - binary_entropy(each).mean(dim=1)).clamp(min=0.0)
-        interval = torch.stack([low, high], dim=2)
-        return probability, spread, interval, entropy, mutual_information, activation
+        return (
+            probability,
+            spread,
+            self.interval(logits, probability),
+            entropy,
+            mutual_information,
+            self.prediction_set(probability),
+            self.out_of_distribution(strangeness),
+            activation,
+        )
 
-    def interval(self, logits: Tensor, probability: Tensor) -> tuple[Tensor, Tensor]:
+    def interval(self, logits: Tensor, probability: Tensor) -> Tensor:
         """Return the 95 % interval: normal on the logit scale, views' spread and the calibrated constant."""
         deviation = logits - logits.mean(dim=1, keepdim=True)
         variance = deviation.square().sum(dim=1) / (logits.shape[1] - 1)
@@ -72,7 +143,20 @@ class CombineGraph(nn.Module):
         center = torch.log(inside) - torch.log1p(-inside)
         low, high = torch.sigmoid(center - half), torch.sigmoid(center + half)
         # Rounding must not push the probability out of its own interval.
-        return torch.minimum(low, probability), torch.maximum(high, probability)
+        return torch.stack([torch.minimum(low, probability), torch.maximum(high, probability)], dim=2)
+
+    def prediction_set(self, probability: Tensor) -> Tensor:
+        """Return 1 for each answer whose nonconformity (1 - its probability) is within the quantile."""
+        nonconformity = torch.stack([probability, 1.0 - probability], dim=2)
+        return (nonconformity <= self.conformal_quantile[:, None]).float()
+
+    def out_of_distribution(self, strangeness: Tensor) -> Tensor:
+        """Return the larger of both parts of strangeness, each standardized and averaged over members.
+
+        Softplus keeps the order and is never negative.
+        """
+        standardized = (strangeness - self.strangeness_mean) / self.strangeness_deviation
+        return functional.softplus(standardized.mean(dim=1).amax(dim=1, keepdim=True))
 
 
 def binary_entropy(probability: Tensor) -> Tensor:
@@ -82,9 +166,12 @@ def binary_entropy(probability: Tensor) -> Tensor:
 
 
 def export_graph(
-    graph: nn.Module, inputs: dict[str, Tensor], outputs: Sequence[str], path: Path, *, is_half_stored: bool
+    graph: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path, *, form: str = ""
 ) -> None:
-    """Write a module as ONNX, free in batch size, computed in float32; large weights as float16 if wanted."""
+    """Write a module as ONNX, free in batch size, computed in float32.
+
+    `form` says how large weights are stored (a key of models.weights.FORMS); as they are where it is empty.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         # The exporter that needs no extra package says on each call that another one is newer.
@@ -100,30 +187,7 @@ def export_graph(
             dynamo=False,
         )
     model = onnx.load(str(path))
-    if is_half_stored:
-        store_half(model.graph)
+    if form:
+        store(model.graph, form)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
-
-
-def store_half(graph: onnx.GraphProto) -> None:
-    """Keep large float32 initializers as float16, each cast back where the graph begins."""
-    casts = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < HALF_FROM_ELEMENTS:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(to_half(values), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *rest])
-
-
-def to_half(values: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return float16 values; raises ValueError where one is too large for it."""
-    half = values.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise ValueError(f"weights up to {np.abs(values).max():.3g} do not fit into float16")
-    return half

@@ -24,17 +24,18 @@ def graph_config(name: str, inputs: Shapes, outputs: Shapes) -> config_pb2.Model
 
 
 def ensemble_config(
-    name: str, members: Sequence[str], combine: str, outputs: Shapes, size: int
+    name: str, answers_by_member: Mapping[str, Sequence[str]], combine: str, inputs: Shapes, outputs: Shapes
 ) -> config_pb2.ModelConfig:
-    """Return the ensemble that gives `image` to each member and their answers to the combine graph."""
-    config = _config(name, {"image": [1, size, size]}, outputs)
+    """Return the ensemble that gives its inputs to each member and their answers to the combine graph."""
+    config = _config(name, inputs, outputs)
     config.platform = "ensemble"
     joined = config_pb2.ModelEnsembling.Step(model_name=combine, model_version=-1)
-    for member in members:
+    for member, answers in answers_by_member.items():
         step = config.ensemble_scheduling.step.add(model_name=member, model_version=-1)
-        step.input_map["image"] = "image"
-        for output in ("logits", "activation_map"):
-            tensor = f"{output}_{suffix(member)}"
+        for tensor in inputs:
+            step.input_map[tensor] = tensor
+        for output in answers:
+            tensor = member_tensor(output, member)
             step.output_map[output] = tensor
             joined.input_map[tensor] = tensor
     for output in outputs:
@@ -43,9 +44,9 @@ def ensemble_config(
     return config
 
 
-def suffix(member: str) -> str:
-    """Return what tells a member's tensors from another's: chest_xray_densenet121_a gives densenet121_a."""
-    return "_".join(member.split("_")[-2:])
+def member_tensor(output: str, member: str) -> str:
+    """Return the ensemble's name of a member's output, logits of chest_xray_resnet50_a: logits_resnet50_a."""
+    return "_".join([output, *member.split("_")[-2:]])
 
 
 def write_config(repository: Path, config: config_pb2.ModelConfig) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 Arrays = dict[str, NDArray[np.float32]]
-BATCH = 8
+BATCH = 16
 
 
 def open_graph(path: Path, threads: int = 2) -> onnxruntime.InferenceSession:
@@ -20,6 +20,7 @@ def open_graph(path: Path, threads: int = 2) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -27,6 +28,15 @@ def run_graph(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
     """Return the named outputs of one graph."""
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def run_in_batches(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Arrays:
+    """Return the named outputs for images (n, size, size), which may be more than fit into memory at once."""
+    parts = [
+        run_graph(session, {"image": images[start : start + BATCH, None]})
+        for start in range(0, len(images), BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 class EnsembleGraphs:
@@ -41,12 +51,22 @@ class EnsembleGraphs:
         self.outputs = [output.name for output in config.output]
         self.sessions = {step.model_name: _open(repository, step.model_name) for step in self.steps}
 
-    def infer(self, images: Iterable[NDArray[np.float32]]) -> Arrays:
-        """Return the outputs for images of shape (size, size), run in small batches."""
+    @property
+    def members(self) -> list[str]:
+        """The models that read the image themselves."""
+        return [step.model_name for step in self.steps if "image" in step.input_map]
+
+    def infer(self, images: Iterable[NDArray[np.float32]], also: Sequence[str] = ()) -> Arrays:
+        """Return the outputs for images of shape (size, size), run in small batches.
+
+        `also` names tensors that pass between the graphs and are wanted too.
+        """
+        names = [*self.outputs, *also]
         pending, answers = list(images), []
         for start in range(0, len(pending), BATCH):
-            answers.append(self._infer_batch(np.stack(pending[start : start + BATCH])[:, None]))
-        return {name: np.concatenate([answer[name] for answer in answers]) for name in self.outputs}
+            tensors = self._infer_batch(np.stack(pending[start : start + BATCH])[:, None])
+            answers.append({name: tensors[name] for name in names})
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in names}
 
     def _infer_batch(self, batch: NDArray[np.float32]) -> Arrays:
         tensors: Arrays = {"image": batch}
@@ -54,7 +74,7 @@ class EnsembleGraphs:
             inputs = {key: tensors[tensor] for key, tensor in step.input_map.items()}
             answer = run_graph(self.sessions[step.model_name], inputs)
             tensors.update({tensor: answer[key] for key, tensor in step.output_map.items()})
-        return {name: tensors[name] for name in self.outputs}
+        return tensors
 
 
 def _open(repository: Path, name: str) -> onnxruntime.InferenceSession:

@@ -309,8 +309,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def commit() -> str:
-    """Return the commit of the working tree, or "none" outside a repository with commits."""
-    answer = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
+    """Return the commit of the working tree, "-dirty" where files differ, or "none" outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return answer.stdout.strip() if answer.returncode == 0 else "none"
 
 

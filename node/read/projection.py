@@ -22,6 +22,19 @@ from node.read.display import Counts, Stored, display_table
 from node.read.frame import check_frame_size
 from node.read.isolation import DecoderProcess
 
+# What makes gray values of stored ones.
+DISPLAY_KEYWORDS = (
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PresentationLUTShape",
+)
 KEYWORDS = (
     "SpecificCharacterSet",
     "ImagerPixelSpacing",
@@ -39,16 +52,7 @@ KEYWORDS = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "VOILUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "PresentationLUTShape",
+    *DISPLAY_KEYWORDS,
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "FloatPixelData",
