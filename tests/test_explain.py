@@ -269,7 +269,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     stages = [asdict(Settings(data="", out="runs/x", size=SIZE, held_out=0.25, tuning=0.25, seed=2))]
     path = tmp_path_factory.mktemp("weights") / "net.pt"
-    torch.save({"weights": RadiographNetwork(3).state_dict(), "stages": stages, "figures": {}}, path)
+    torch.save(
+        {"weights": RadiographNetwork(3).state_dict(), "stages": stages, "figures": {"epoch": 1}}, path
+    )
     return path
 
 
