@@ -297,6 +297,7 @@ def test_bodies_of_the_demo_are_known_and_turned_or_inverted_ones_foreign(shippe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # four networks on 722 images, each in two views
 @pytest.mark.skipif(not KERMANY.is_dir(), reason="needs ../shared/data/cxr")
 def test_the_figures_of_the_card_are_measured_again(measured: card.Json, capsys) -> None:
     pytest.importorskip("scipy")
