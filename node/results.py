@@ -2,28 +2,19 @@
 
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 from zipfile import BadZipFile
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from node.disk import Sync, new_file, new_folder, synced_file
-from node.domain.findings import (
-    Algorithm,
-    Code,
-    Findings,
-    Outcome,
-    OutOfDistribution,
-    PredictionSet,
-    Presence,
-    Refusal,
-    Score,
-    Uncertainty,
-)
+from node.domain.findings import Findings
 from node.errors import StoreError
 
 FINDINGS, MANIFEST = "findings.npz", "manifest.json"
@@ -40,18 +31,15 @@ class ResultObject:
 
 
 def save_findings(folder: Path, findings: Findings, *, sync: Sync = os.fsync) -> Path:
-    """Write the findings, activation maps included, and return the file.
+    """Write the findings, masks and maps included, and return the file.
 
     Raises OutOfResourcesError where the disk cannot be written to.
     """
-    fields = asdict(findings)
-    arrays = {}
-    for number, score in enumerate(fields["scores"]):
-        activation = score.pop("activation")
-        if activation is not None:
-            arrays[f"activation_{number}"] = activation
+    arrays: dict[str, Any] = {}
+    fields = _pack(findings, arrays)
     with new_file(folder / FINDINGS, sync=sync) as file:
-        np.savez_compressed(file, fields=np.array(json.dumps(fields)), **arrays)
+        # Not compressed: a volume would take seconds, and the folder is ours.
+        np.savez(file, fields=np.array(json.dumps(fields)), **arrays)
     return folder / FINDINGS
 
 
@@ -59,45 +47,39 @@ def load_findings(path: Path) -> Findings:
     """Read findings that `save_findings` wrote; raises StoreError where they are missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            fields = json.loads(str(stored["fields"]))
-            maps = {name: stored[name] for name in stored.files if name != "fields"}
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+            findings = _unpack(Findings, json.loads(str(stored["fields"])), stored)
+    except (OSError, EOFError, TypeError, ValueError, KeyError, BadZipFile) as error:
         raise StoreError(path.parent.name, f"{path.name} cannot be read ({type(error).__name__})") from error
-    scores = tuple(
-        _score(score, maps.get(f"activation_{number}")) for number, score in enumerate(fields.pop("scores"))
-    )
-    refusal = fields.pop("refusal")
-    algorithm = fields.pop("algorithm")
-    return Findings(
-        algorithm=Algorithm(algorithm["name"], algorithm["version"], tuple(algorithm["parameters"])),
-        sop_instance_uids=tuple(fields.pop("sop_instance_uids")),
-        scores=scores,
-        refusal=Refusal(Outcome(refusal["outcome"]), refusal["reason"]) if refusal else None,
-        **fields,
-    )
+    return cast(Findings, findings)
 
 
-def _score(fields: dict[str, Any], activation: Any) -> Score:
-    return Score(
-        code=Code(**fields["code"]),
-        probability=fields["probability"],
-        threshold=fields["threshold"],
-        uncertainty=_uncertainty(dict(fields["uncertainty"])),
-        activation=activation,
-    )
+def _pack(value: Any, arrays: dict[str, Any]) -> Any:
+    """Return a value as plain JSON: data classes as tables, arrays as names under which they are added."""
+    if isinstance(value, np.ndarray):
+        arrays[name := f"array_{len(arrays)}"] = value
+        return name
+    if is_dataclass(value):
+        return {one.name: _pack(getattr(value, one.name), arrays) for one in fields(value)}
+    if isinstance(value, list | tuple):
+        return [_pack(one, arrays) for one in value]
+    return value
 
 
-def _uncertainty(fields: dict[str, Any]) -> Uncertainty:
-    low, high = fields.pop("interval")
-    stated = fields.pop("prediction_set")
-    strangeness = fields.pop("out_of_distribution")
-    answers = tuple(map(Presence, stated["answers"])) if stated else ()
-    return Uncertainty(
-        interval=(low, high),
-        prediction_set=PredictionSet(answers, stated["coverage"]) if stated else None,
-        out_of_distribution=OutOfDistribution(**strangeness) if strangeness else None,
-        **fields,
-    )
+def _unpack(kind: Any, value: Any, arrays: Mapping[str, Any]) -> Any:
+    """Return the value of that type which `_pack` made plain."""
+    if value is None:
+        return None
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (UnionType, Union):
+        return _unpack(inner[0], value, arrays)
+    if origin is np.ndarray:
+        return arrays[value]
+    if origin in (tuple, Sequence):
+        kinds = inner if Ellipsis not in inner and origin is tuple else repeat(inner[0])
+        return tuple(_unpack(one, each, arrays) for one, each in zip(kinds, value, strict=False))
+    if is_dataclass(kind) and isinstance(kind, type):
+        return kind(**{name: _unpack(one, value[name], arrays) for name, one in get_type_hints(kind).items()})
+    return kind(value)
 
 
 def save_objects(
@@ -107,10 +89,11 @@ def save_objects(
 
     Raises OutOfResourcesError where the disk cannot be written to.
     """
-    manifest = []
+    manifest: list[list[str]] = []
     with new_folder(folder, sync=sync) as part:
         for kind, dataset in objects:
-            name = f"{kind}.dcm"
+            earlier = sum(one[0] == kind for one in manifest)
+            name = f"{kind}-{earlier + 1}.dcm" if earlier else f"{kind}.dcm"
             with synced_file(part / name, sync=sync) as file:
                 dataset.save_as(file, enforce_file_format=True)
             manifest.append([kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), name])

@@ -288,16 +288,14 @@ class Steps:
             run_key=f"{run['run_id']}/{folder.name}",
             made_at=datetime.fromisoformat(run["planned_at"]),
             priority=triage.prioritize(findings, self._parts.triage_rules),
-            image=self._image(run, findings),
+            images=self._images(run, findings),
         )
         return load_objects(folder) or save_objects(folder, self._verified(findings, sources, context))
 
-    def _image(self, run: Json, findings: Findings) -> Image | None:
-        if findings.refusal:
-            return None
-        wanted = set(findings.sop_instance_uids)
-        return read_projection(
-            next(one for one in self._run_series(run).instances if one.sop_instance_uid in wanted)
+    def _images(self, run: Json, findings: Findings) -> tuple[Image, ...]:
+        instance_by_uid = {one.sop_instance_uid: one for one in self._run_series(run).instances}
+        return tuple(
+            read_projection(instance_by_uid[frame.sop_instance_uid]) for frame in findings.shown_frames
         )
 
     def _verified(

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from node.config import TriageRule
-from node.domain.findings import Code, Findings, Presence, Priority, Score
+from node.domain.code import Code
+from node.domain.findings import Findings, Presence, Priority, Score
 
 __all__ = ["TriageRule", "names", "prioritize"]
 

@@ -8,9 +8,9 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from node.domain.code import Code
 from node.domain.findings import (
     Algorithm,
-    Code,
     Findings,
     Outcome,
     OutOfDistribution,
@@ -93,8 +93,8 @@ def make_findings(case: str, source: Path) -> Findings:
     )
 
 
-def make_context(case: str, image: Image | None = None) -> EncodingContext:
-    return EncodingContext(run_key=f"run of {case}", made_at=MADE_AT, priority=Priority.URGENT, image=image)
+def make_context(case: str, *images: Image) -> EncodingContext:
+    return EncodingContext(run_key=f"run of {case}", made_at=MADE_AT, priority=Priority.URGENT, images=images)
 
 
 def picture_of(source: Path) -> Image:

@@ -10,8 +10,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from node.domain.findings import Doubt, OutOfDistribution, Priority, Score
-from node.encode import ReportClass, encode
+from node.domain.profile import Profile, ReportClass
 from node.encode import codes as used
+from node.encode import encode
 from node.samples.dicom import write_dx
 from node.samples.thorax import thorax_radiograph
 from tests.peers import need_program
@@ -107,7 +108,7 @@ def test_pixelmed_finds_no_error_in_any_report(
 ) -> None:
     paths = [path for objects in results.values() for kind, path in objects.items() if kind.endswith("_sr")]
     for report_class in (ReportClass.COMPREHENSIVE, ReportClass.ENHANCED):
-        report = encode_case("findings", source, report_class=report_class)["findings_sr"]
+        report = encode_case("findings", source, profile=Profile(report_class=report_class))["findings_sr"]
         paths.append(save(report, tmp_path / f"{report_class}.dcm"))
 
     assert report_errors(paths) == []
@@ -117,7 +118,7 @@ def test_pixelmed_finds_no_error_in_any_report(
 def test_the_tree_is_valid_in_each_report_class(
     report_class: ReportClass, source: Path, tmp_path: Path
 ) -> None:
-    report = encode_case("findings", source, report_class=report_class)["findings_sr"]
+    report = encode_case("findings", source, profile=Profile(report_class=report_class))["findings_sr"]
 
     path = save(report, tmp_path / "report.dcm")
 

@@ -44,7 +44,7 @@ def test_another_run_shares_no_identifier_but_the_study(source: Path) -> None:
 
     first, second = identifiers("first"), identifiers("second")
 
-    assert len(first) == len(second) == 4 * len(Kind)
+    assert len(first) == len(second) == 4 * len(KINDS)
     assert not first & second
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from node.domain.card import ModelClass, Requirement
-from node.domain.findings import Code
+from node.domain.code import Code
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.errors import ModelError

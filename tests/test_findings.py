@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from node.domain.code import Code
 from node.domain.findings import (
     Algorithm,
-    Code,
     Doubt,
     Findings,
     Outcome,

@@ -137,7 +137,7 @@ def test_capture_says_what_it_is(source: Path) -> None:
 def test_spacing_at_the_detector_is_not_called_the_patients(source: Path) -> None:
     image = replace(picture_of(source), spacing_attribute="ImagerPixelSpacing")
 
-    capture = encode_case("findings", source, image=image)["secondary_capture"]
+    capture = encode_case("findings", source, images=(image,))["secondary_capture"]
 
     assert "PixelSpacing" not in capture
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import node.pipelines
 from node.domain.card import ModelCard, ModelClass
-from node.domain.findings import Code, Doubt, Findings, Outcome, OutOfDistribution, Presence
+from node.domain.code import Code
+from node.domain.findings import Doubt, Findings, Outcome, OutOfDistribution, Presence
 from node.domain.study import Instance, Series
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository

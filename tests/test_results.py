@@ -5,9 +5,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from node.domain.code import Code
 from node.domain.findings import (
     Algorithm,
-    Code,
     Findings,
     Outcome,
     OutOfDistribution,

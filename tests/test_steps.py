@@ -8,8 +8,9 @@ from pydicom import dcmread
 from node.account import describe_study
 from node.config import OBJECT_KINDS, TriageRule
 from node.domain.card import ModelCard, ModelClass, Requirement
+from node.domain.code import Code
 from node.domain.conditions import parse
-from node.domain.findings import Code, Doubt, Priority
+from node.domain.findings import Doubt, Priority
 from node.encode import encode
 from node.errors import DeliveryRefusedError, DestinationUnreachableError, PixelError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, sqlite_url

@@ -3,9 +3,9 @@
 import pytest
 
 from node.config import load
+from node.domain.code import Code
 from node.domain.findings import (
     Algorithm,
-    Code,
     Doubt,
     Findings,
     Outcome,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from node.domain.findings import Code
+from node.domain.code import Code
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from node.domain.code import Code
+from node.domain.location import Frame, Marks, Mask, Outline, ValueMap
+
 
 class Outcome(StrEnum):
     """How a run ended; each routed series ends in exactly one."""
@@ -42,15 +45,6 @@ class Doubt(StrEnum):
     BOTH_ANSWERS = "the prediction set holds both answers"
     NEITHER_ANSWER = "the prediction set holds neither answer"
     OTHER_ANSWER = "the prediction set contradicts the threshold"
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A coded concept: value, coding scheme designator, meaning."""
-
-    value: str
-    scheme: str
-    meaning: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +185,55 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """A measured property of a region; `interval` is its 95 % interval (low, high), None where not known."""
+
+    quantity: Code
+    value: float
+    unit: Code
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number, or an interval that does not hold it."""
+        low, high = self.interval or (self.value, self.value)
+        if not -math.inf < low <= self.value <= high < math.inf:
+            raise ValueError(f"{self.quantity.meaning}: expected {low} ≤ {self.value} ≤ {high}, all finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A finding with a place, named by an `identifier` of its own ("Nodule 1").
+
+    `score` says how sure it is that the region is what `code` says, None where nothing estimates that. The
+    outline is on the picture that shows it best; a mask's segment of the same identifier is its full extent.
+    """
+
+    identifier: str
+    code: Code
+    outline: Outline
+    score: Score | None = None
+    site: Code | None = None
+    laterality: Code | None = None
+    measurements: tuple[Measurement, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a region without a name, and a score that is of something else."""
+        if not self.identifier or (self.score and self.score.code != self.code):
+            raise ValueError(f"region {self.identifier!r}: needs a name, and no score of another finding")
+
+    @property
+    def presence(self) -> Presence:
+        """Present, absent or undetermined, as its score says; without one, present."""
+        return self.score.presence if self.score else Presence.PRESENT
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
-    """What one pipeline says of one series; `sop_instance_uids` are the images it is about."""
+    """What one pipeline says of one series; `sop_instance_uids` are the images it is about.
+
+    `key_frames` are the pictures a reader should look at, the most telling first; without any, those that the
+    regions are outlined on, or else the images themselves.
+    """
 
     pipeline: str
     algorithm: Algorithm
@@ -200,17 +241,60 @@ class Findings:
     series_instance_uid: str
     sop_instance_uids: tuple[str, ...]
     scores: tuple[Score, ...] = ()
+    regions: tuple[Region, ...] = ()
+    masks: tuple[Mask, ...] = ()
+    maps: tuple[ValueMap, ...] = ()
+    marks: tuple[Marks, ...] = ()
+    key_frames: tuple[Frame, ...] = ()
     refusal: Refusal | None = None
 
     def __post_init__(self) -> None:
-        """Refuse scores that disagree on the image: were it foreign, some would hide it."""
-        if len({score.uncertainty.out_of_distribution for score in self.scores}) > 1:
+        """Refuse what contradicts itself: were an image foreign, some of its scores might hide it."""
+        if len({score.uncertainty.out_of_distribution for score in self.all_scores}) > 1:
             raise ValueError("the scores of one image state different out-of-distribution scores")
+        located = (self.regions, self.masks, self.maps, self.marks, self.key_frames)
+        if self.refusal and (self.scores or any(located)):
+            raise ValueError("a refusal has no results")
+        for names in self._identifiers():
+            if len(set(names)) < len(names):
+                raise ValueError(f"the same identifier twice among {sorted(names)}")
+        if strangers := self._referenced_uids() - set(self.sop_instance_uids):
+            raise ValueError(f"refers to {min(strangers)}, which is not among the images it is about")
+
+    def _identifiers(self) -> Iterator[list[str]]:
+        """Yield the names that must differ among themselves; a region may share its segment's."""
+        yield [segment.identifier for mask in self.masks for segment in mask.segments]
+        yield [region.identifier for region in self.regions]
+        yield [value_map.identifier for value_map in self.maps]
+        yield [marks.identifier for marks in self.marks]
+
+    def _referenced_uids(self) -> set[str]:
+        frames = {
+            *self.key_frames,
+            *(region.outline.frame for region in self.regions),
+            *(marks.frame for marks in self.marks),
+            *(frame for mask in self.masks for frame in mask.frames),
+            *(frame for value_map in self.maps for frame in value_map.frames),
+        }
+        return {frame.sop_instance_uid for frame in frames}
+
+    @property
+    def all_scores(self) -> tuple[Score, ...]:
+        """The scores of the series and those of its regions."""
+        return (*self.scores, *(region.score for region in self.regions if region.score))
+
+    @property
+    def shown_frames(self) -> tuple[Frame, ...]:
+        """The pictures a reader should look at; none where there is a refusal."""
+        if self.refusal:
+            return ()
+        outlined = dict.fromkeys(region.outline.frame for region in self.regions)
+        return self.key_frames or tuple(outlined) or tuple(map(Frame, self.sop_instance_uids))
 
     @property
     def out_of_distribution(self) -> OutOfDistribution | None:
         """How unlike the model's own images the image is; None where nothing states it."""
-        return self.scores[0].uncertainty.out_of_distribution if self.scores else None
+        return self.all_scores[0].uncertainty.out_of_distribution if self.all_scores else None
 
     @property
     def is_foreign(self) -> bool:
@@ -222,7 +306,7 @@ class Findings:
         """The one explicit outcome; a score that abstains is a finding to review, never a negative."""
         if self.refusal:
             return self.refusal.outcome
-        is_silent = all(score.presence is Presence.ABSENT for score in self.scores)
+        is_silent = all(score.presence is Presence.ABSENT for score in self.all_scores)
         return Outcome.NO_FINDINGS if is_silent else Outcome.FINDINGS
 
     @property

@@ -7,17 +7,18 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 
 from node.domain.findings import Findings
+from node.domain.profile import Kind
 from node.encode.document import warm_up
-from node.encode.identity import EncodingContext, Kind, ReportClass, Result
+from node.encode.identity import EncodingContext, Predecessor, Result
 from node.encode.report import encode_report
 from node.encode.secondary_capture import encode_secondary_capture, preview_png
 from node.encode.source import read_sources
 from node.encode.summary import encode_summary
 from node.read.dataset import dataset_faults
 
-__all__ = ["EncodedObject", "EncodingContext", "Kind", "ReportClass", "encode", "preview_png", "warm_up"]
+__all__ = ["EncodedObject", "EncodingContext", "Predecessor", "encode", "preview_png", "warm_up"]
 
-ENCODERS: Mapping[Kind, Callable[[Result], Dataset]] = {
+ENCODERS: Mapping[Kind, Callable[[Result], Iterator[Dataset]]] = {
     Kind.FINDINGS_SR: encode_report,
     Kind.SUMMARY_SR: encode_summary,
     Kind.SECONDARY_CAPTURE: encode_secondary_capture,
@@ -28,21 +29,21 @@ ENCODERS: Mapping[Kind, Callable[[Result], Dataset]] = {
 class EncodedObject:
     """One DICOM object of a result, not yet on disk."""
 
-    kind: str
+    kind: Kind
     dataset: Dataset
 
 
 def encode(findings: Findings, sources: Sequence[Path], context: EncodingContext) -> Iterator[EncodedObject]:
-    """Yield the wanted objects of one result, each in a series of its own.
+    """Yield the objects of one result that the profile wants, those of each kind in a series of their own.
 
-    `sources` are the files of the analyzed series. A result without scores, or a context without a picture,
-    has no secondary capture. Raises DatasetError where a source cannot be read or lacks its identifiers.
+    `sources` are the files of the analyzed series. A kind that has nothing to say of these findings gives no
+    object. Raises DatasetError where a source cannot be read or lacks its identifiers.
     """
     result = Result(findings, read_sources(sources, findings), context)
-    for kind in context.kinds:
-        if kind is Kind.SECONDARY_CAPTURE and (findings.refusal or context.image is None):
+    for kind in context.profile.kinds:
+        if kind not in ENCODERS:
             continue
         # A source's malformed UIDs are referred to as they are: pydicom would warn of each.
         with dataset_faults(result.source.sop_instance_uid):
-            dataset = ENCODERS[kind](result)
-        yield EncodedObject(kind.value, dataset)
+            datasets = list(ENCODERS[kind](result))
+        yield from (EncodedObject(kind, dataset) for dataset in datasets)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from node.domain.code import PRIVATE_SCHEME
 from node.domain.findings import Outcome, Presence, Priority
 
 DEVICE = codes.DCM.Device
@@ -70,7 +71,6 @@ PRIORITY_CATEGORY: Mapping[Priority, Code] = {
 }
 
 # What no dictionary has
-PRIVATE_SCHEME = "99SIGHTLINE"
 ENTROPY = Code("UQ-ENTROPY", PRIVATE_SCHEME, "Predictive entropy")
 MUTUAL_INFORMATION = Code("UQ-MI", PRIVATE_SCHEME, "Epistemic mutual information")
 INTERVAL_LEVEL = Code("UQ-ILEVEL", PRIVATE_SCHEME, "Uncertainty interval level")

@@ -21,39 +21,25 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import EnhancedSRStorage
 
+from node.domain.profile import Kind, ReportClass
 from node.encode.codes import DEVICE
-from node.encode.identity import (
-    Device,
-    Kind,
-    ReportClass,
-    Result,
-    contributing_equipment,
-    plain,
-    stamp,
-)
-from node.encode.source import Source
+from node.encode.evidence import AnySource, evidence, reference
+from node.encode.identity import Device, Predecessor, Result, contributing_equipment, plain, stamp
 
 LONGEST_WORDS = 1024
 LANGUAGE = CodedConcept("en-US", "RFC5646", "English (United States)")
 CONTAINS = RelationshipTypeValues.CONTAINS
 
 
-class _AnySource:
-    """Leaves the copying of patient and study to `stamp`: highdicom's own refuses unknown SOP classes."""
-
-    def copy_patient_and_study_information(self, dataset: Dataset) -> None:
-        """Copy nothing."""
-
-
-class _Comprehensive3D(_AnySource, Comprehensive3DSR):
+class _Comprehensive3D(AnySource, Comprehensive3DSR):
     pass
 
 
-class _Comprehensive(_AnySource, ComprehensiveSR):
+class _Comprehensive(AnySource, ComprehensiveSR):
     pass
 
 
-class _Enhanced(_AnySource, EnhancedSR):
+class _Enhanced(AnySource, EnhancedSR):
     pass
 
 
@@ -66,22 +52,28 @@ DOCUMENT_BY_CLASS: Mapping[ReportClass, Document] = {
 
 
 def build_document(
-    root: ContainerContentItem, result: Result, kind: Kind, report_class: ReportClass
+    root: ContainerContentItem,
+    result: Result,
+    kind: Kind,
+    *,
+    report_class: ReportClass,
+    siblings: Iterable[Dataset] = (),
 ) -> Dataset:
-    """Return the report with its content, in a series of its own.
+    """Return the report with its content, in a series of its own; it may refer to `siblings` of the run.
 
     It is complete if the analysis was, preliminary, and never verified: only a physician verifies.
     """
     separate(root)
     document = DOCUMENT_BY_CLASS[report_class](
-        evidence=[_evidence(source) for source in result.sources],
+        evidence=[*map(evidence, result.sources), *siblings],
         content=root,
-        series_instance_uid=result.uid(kind, "series"),
+        series_instance_uid=result.series_uid(kind),
         series_number=result.series_number(kind),
-        sop_instance_uid=result.uid(kind, "instance"),
+        sop_instance_uid=result.instance_uid(kind),
         instance_number=1,
         manufacturer=result.device.manufacturer,
         is_complete=result.findings.refusal is None,
+        previous_versions=[superseded(one) for one in result.predecessors(kind)] or None,
         contributing_equipment=[contributing_equipment(result.device)],
         specific_character_set=None,
     )
@@ -89,23 +81,19 @@ def build_document(
     return document
 
 
+def superseded(predecessor: Predecessor) -> Dataset:
+    """Return what highdicom needs to name an earlier document as the one that this supersedes."""
+    return reference(
+        predecessor.study_instance_uid,
+        predecessor.series_instance_uid,
+        predecessor.sop_class_uid,
+        predecessor.sop_instance_uid,
+    )
+
+
 def warm_up() -> None:
     """Have highdicom read its tables of attributes (0.4 s), so that the first study need not wait for it."""
     SOPClass("2.25.1", "2.25.2", 1, "2.25.3", EnhancedSRStorage, 1, "SR")
-
-
-def _evidence(source: Source) -> Dataset:
-    """Return what highdicom needs to refer to a source: its identifiers and equipment, no patient."""
-    evidence = Dataset()
-    evidence.StudyInstanceUID = source.study_instance_uid
-    evidence.SeriesInstanceUID = source.series_instance_uid
-    evidence.SOPInstanceUID = source.sop_instance_uid
-    evidence.SOPClassUID = source.sop_class_uid
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex"):
-        setattr(evidence, keyword, None)
-    for keyword in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime"):
-        setattr(evidence, keyword, None)
-    return evidence
 
 
 def observer(device: Device) -> ObserverContext:

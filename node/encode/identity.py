@@ -4,10 +4,8 @@ import hashlib
 import re
 import unicodedata
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from enum import StrEnum
 
 from highdicom.base_content import ContributingEquipment
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -17,10 +15,12 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID
 
 import node
-from node.domain import findings
+from node.domain import code as domain
+from node.domain.code import PRIVATE_SCHEME
 from node.domain.findings import Findings, Priority
 from node.domain.image import Image
-from node.encode.codes import PRIVATE_SCHEME, PROCESSING_EQUIPMENT
+from node.domain.profile import DEFAULT_PROFILE, Kind, Profile
+from node.encode.codes import PROCESSING_EQUIPMENT
 from node.encode.source import Source
 
 LONG_STRING, SHORT_STRING = 64, 16
@@ -32,27 +32,28 @@ FIRST_SERIES_NUMBER = 1_000_000
 """Series made here sort behind everything a scanner made."""
 
 
-class Kind(StrEnum):
-    """The objects a result can have; the values are names of files and a public contract."""
-
-    FINDINGS_SR = "findings_sr"
-    SUMMARY_SR = "summary_sr"
-    SECONDARY_CAPTURE = "secondary_capture"
-
-
-class ReportClass(StrEnum):
-    """The SOP class that carries the findings; the tree is the same in each."""
-
-    COMPREHENSIVE_3D = "comprehensive_3d"
-    COMPREHENSIVE = "comprehensive"
-    ENHANCED = "enhanced"
-
-
 TITLE_BY_KIND = {
     Kind.FINDINGS_SR: "findings",
+    Kind.LESIONS_SR: "lesions",
     Kind.SUMMARY_SR: "summary",
+    Kind.SEGMENTATION: "segmentation",
+    Kind.PARAMETRIC_MAP: "map",
+    Kind.PRESENTATION_STATE: "markings",
+    Kind.KEY_OBJECTS: "key images",
+    Kind.ANNOTATIONS: "marks",
     Kind.SECONDARY_CAPTURE: "overlay",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Predecessor:
+    """An object of an earlier run over the same images, which the one of the same kind now supersedes."""
+
+    kind: Kind
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,15 @@ class EncodingContext:
     """What the objects of one run need beside its findings.
 
     Every UID derives from `run_key`, so it must differ wherever the content may. `made_at` is written in the
-    source's time zone where the source names one, else in this machine's. `image` is the displayed picture.
+    source's time zone where the source names one, else in this machine's. `images` are the pictures to show.
     """
 
     run_key: str
     made_at: datetime
     priority: Priority
-    image: Image | None = None
-    report_class: ReportClass = ReportClass.COMPREHENSIVE_3D
-    kinds: Sequence[Kind] = tuple(Kind)
+    images: tuple[Image, ...] = ()
+    profile: Profile = DEFAULT_PROFILE
+    predecessors: tuple[Predecessor, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a key that tells no run from another, and a time that could be any hour of the day."""
@@ -132,17 +133,37 @@ class Result:
         """Return the UID of one part of this run, the same at each encoding."""
         return derived_uid(self.context.run_key, *parts)
 
+    def series_uid(self, kind: Kind) -> str:
+        """Return the UID of the series that holds the objects of a kind."""
+        return self.uid(kind, self.context.profile.form_of(kind), "series")
+
+    def instance_uid(self, kind: Kind, number: int = 1) -> str:
+        """Return the UID of the n-th object of a kind."""
+        return self.uid(kind, self.context.profile.form_of(kind), "instance", str(number))
+
+    def tracking_uid(self, identifier: str) -> str:
+        """Return the UID under which a region is the same in every object."""
+        return self.uid("tracking", identifier)
+
     def series_number(self, kind: Kind) -> int:
         """Return a number that no other series of the study should have."""
-        runs = int(digest(self.context.run_key)[:8], 16) % 100_000
+        runs = int(self._fingerprint(kind)[:8], 16) % 100_000
         return FIRST_SERIES_NUMBER + 10 * runs + list(Kind).index(kind) + 1
 
     def series_description(self, kind: Kind) -> str:
         """Return words that tell this series from every other of the study."""
         number = self.source.text("SeriesNumber")
         origin = f"series {number}, " if re.fullmatch(r"\d{1,9}", number) else ""
-        tail = f" {TITLE_BY_KIND[kind]} ({origin}run {digest(self.context.run_key)[:4]})"
+        tail = f" {TITLE_BY_KIND[kind]} ({origin}run {self._fingerprint(kind)[:4]})"
         return plain(f"Sightline {self.findings.pipeline}", LONG_STRING - len(tail)) + tail
+
+    def _fingerprint(self, kind: Kind) -> str:
+        """Return what tells the series of one kind from those of other runs and of other forms."""
+        return digest(self.context.run_key, self.context.profile.form_of(kind))
+
+    def predecessors(self, kind: Kind) -> tuple[Predecessor, ...]:
+        """Return the earlier objects that those of a kind supersede."""
+        return tuple(one for one in self.context.predecessors if one.kind is kind)
 
 
 def digest(*parts: str) -> str:
@@ -175,7 +196,7 @@ def private_scheme() -> CodingSchemeIdentificationItem:
     return item
 
 
-def coded(code: findings.Code) -> Code:
+def coded(code: domain.Code) -> Code:
     """Return a finding's code as the library wants it."""
     return Code(code.value, code.scheme, plain(code.meaning, LONG_STRING))
 

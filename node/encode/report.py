@@ -21,9 +21,10 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from node.domain.findings import Outcome, OutOfDistribution, PredictionSet, Presence, Score
+from node.domain.profile import Kind
 from node.encode import codes
 from node.encode.document import CONTAINS, build_document, container, document_root, sentence
-from node.encode.identity import LONG_STRING, Kind, Result, coded, plain, private_scheme
+from node.encode.identity import LONG_STRING, Result, coded, plain, private_scheme
 from node.encode.source import Source
 from node.encode.summary import FOREIGN_WARNING, describe_verdict
 
@@ -32,12 +33,13 @@ PERCENT_DIGITS, NUMBER_DIGITS = 4, 6
 """Decimals kept, or digits where the scale is not known: float32 holds no more."""
 
 
-def encode_report(result: Result) -> Dataset:
-    """Return the findings report; without scores it holds the reason alone, never a number."""
+def encode_report(result: Result) -> Iterator[Dataset]:
+    """Yield the findings report; without scores it holds the reason alone, never a number."""
     root = document_root(codes.MEASUREMENT_REPORT, "1500", result.device, _content(result))
-    document = build_document(root, result, Kind.FINDINGS_SR, result.context.report_class)
+    report_class = result.context.profile.report_class
+    document = build_document(root, result, Kind.FINDINGS_SR, report_class=report_class)
     document.CodingSchemeIdentificationSequence = [private_scheme()]
-    return document
+    yield document
 
 
 def _content(result: Result) -> Iterator[ContentItem]:

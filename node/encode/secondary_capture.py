@@ -1,6 +1,6 @@
 """The overlay as an RGB Secondary Capture: for viewers that show pictures and nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12
 from pydicom.valuerep import DS
 
 from node.domain.image import Image
+from node.domain.profile import Kind
 from node.encode.codes import SOURCE_IMAGE
-from node.encode.identity import Kind, Result, concept, contributing_equipment, stamp
+from node.encode.identity import Result, concept, contributing_equipment, stamp
 from node.encode.overlay import draw_overlay
 from node.encode.source import Source
 from node.errors import DatasetError
@@ -25,16 +26,18 @@ LOSSY_METHOD: Mapping[str, str] = {
 """Transfer syntaxes that never keep every pixel, for sources that do not say so themselves."""
 
 
-def encode_secondary_capture(result: Result) -> Dataset:
-    """Return the overlay picture; the context must hold the displayed image of one of the sources."""
-    image = result.context.image
-    source = next(
-        (one for one in result.sources if image and one.sop_instance_uid == image.sop_instance_uid), None
-    )
-    if image is None or source is None:
-        raise DatasetError(
-            result.findings.series_instance_uid, "the displayed image is not among the sources"
-        )
+def encode_secondary_capture(result: Result) -> Iterator[Dataset]:
+    """Yield an overlay for each displayed image; each must be of one of the sources."""
+    if result.findings.refusal:
+        return
+    source_by_uid = {one.sop_instance_uid: one for one in result.sources}
+    for number, image in enumerate(result.context.images, 1):
+        if image.sop_instance_uid not in source_by_uid:
+            raise DatasetError(image.sop_instance_uid, "the displayed image is not among the sources")
+        yield _encode_image(result, source_by_uid[image.sop_instance_uid], image, number)
+
+
+def _encode_image(result: Result, source: Source, image: Image, number: int) -> Dataset:
     device = result.device
     overlay = draw_overlay(image, result.findings, f"{device.name} {device.version}")
     picture = SCImage(
@@ -44,10 +47,10 @@ def encode_secondary_capture(result: Result) -> Dataset:
         coordinate_system="PATIENT",
         patient_orientation=("L", "F"),
         study_instance_uid=source.study_instance_uid,
-        series_instance_uid=result.uid(Kind.SECONDARY_CAPTURE, "series"),
+        series_instance_uid=result.series_uid(Kind.SECONDARY_CAPTURE),
         series_number=result.series_number(Kind.SECONDARY_CAPTURE),
-        sop_instance_uid=result.uid(Kind.SECONDARY_CAPTURE, "instance"),
-        instance_number=1,
+        sop_instance_uid=result.instance_uid(Kind.SECONDARY_CAPTURE, number),
+        instance_number=number,
         manufacturer=device.manufacturer,
         pixel_spacing=_spacing_mm(image, overlay.scale),
         transfer_syntax_uid=ExplicitVRLittleEndian,

@@ -59,7 +59,24 @@ PICTURE = """
 """
 """What a secondary capture repeats of its picture."""
 
-READ = ("SpecificCharacterSet", "Modality", "SeriesNumber", *IDENTIFIERS, *COPIED, *PICTURE.split())
+GEOMETRY = """
+    Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation FrameOfReferenceUID
+    PositionReferenceIndicator ImageType ImageOrientationPatient ImagePositionPatient PixelSpacing
+    SliceThickness SpacingBetweenSlices SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    DimensionOrganizationSequence DimensionIndexSequence DimensionOrganizationType TotalPixelMatrixColumns
+    TotalPixelMatrixRows TotalPixelMatrixOriginSequence ImageOrientationSlide ImagedVolumeWidth
+    ImagedVolumeHeight ImagedVolumeDepth ContainerIdentifier IssuerOfTheContainerIdentifierSequence
+    ContainerTypeCodeSequence SpecimenDescriptionSequence
+"""
+"""Where the pixels are, in the patient or on the slide, and what slide that is."""
+
+READ = (
+    *("SpecificCharacterSet", "Modality", "SeriesNumber"),
+    *IDENTIFIERS,
+    *COPIED,
+    *PICTURE.split(),
+    *GEOMETRY.split(),
+)
 
 TEXT_VRS = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UT"}
@@ -119,6 +136,13 @@ class Source:
         """Copy further attributes as `copy_identity` does."""
         with dataset_faults(self.sop_instance_uid):
             _copy(self.header, target, keywords)
+
+    def copy_decoded(self, target: Dataset, keywords: Iterable[str]) -> None:
+        """Copy attributes as values; raises DatasetError where one cannot be decoded."""
+        with dataset_faults(self.sop_instance_uid):
+            for keyword in keywords:
+                if keyword in self.header:
+                    target[keyword] = self.header[keyword]
 
 
 def read_sources(paths: Sequence[Path], findings: Findings) -> tuple[Source, ...]:

@@ -6,9 +6,10 @@ from highdicom.sr import ContentItem
 from pydicom.dataset import Dataset
 
 from node.domain.findings import Doubt, Findings, Outcome, Presence, Score
+from node.domain.profile import Kind, ReportClass
 from node.encode import codes
 from node.encode.document import build_document, container, document_root, sentence
-from node.encode.identity import Kind, ReportClass, Result
+from node.encode.identity import Result
 
 WORD_BY_PRESENCE = {
     Presence.PRESENT: "PRESENT",
@@ -27,10 +28,10 @@ WARNING = "AI result - not for primary diagnosis - unverified"
 DISCLAIMER = "Investigational. Not verified by a physician. Not for primary diagnosis."
 
 
-def encode_summary(result: Result) -> Dataset:
-    """Return the findings as sentences."""
+def encode_summary(result: Result) -> Iterator[Dataset]:
+    """Yield the findings as sentences."""
     root = document_root(codes.IMAGING_REPORT, "2000", result.device, _content(result))
-    return build_document(root, result, Kind.SUMMARY_SR, ReportClass.ENHANCED)
+    yield build_document(root, result, Kind.SUMMARY_SR, report_class=ReportClass.ENHANCED)
 
 
 def _content(result: Result) -> Iterator[ContentItem]:

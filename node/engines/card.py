@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from node.domain.card import ModelCard, ModelClass, Requirement
-from node.domain.findings import Code
+from node.domain.code import Code
 from node.errors import ModelError
 
 Json = Mapping[str, Any]
