@@ -1,0 +1,1 @@
+"""The synthetic sources that `tests.sources` writes, by the kind of object."""
