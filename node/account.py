@@ -5,8 +5,18 @@ This is the public contract that `demo`, `process` and `studies` print with `--j
 
 from typing import Any
 
-from node.domain.findings import Outcome, OutOfDistribution, PredictionSet, Priority, Score
+from node.domain.findings import (
+    Findings,
+    Measurement,
+    Outcome,
+    OutOfDistribution,
+    PredictionSet,
+    Priority,
+    Region,
+    Score,
+)
 from node.index import ANALYZED, DELIVERED, PENDING, Index, Json
+from node.results import ResultObject
 
 # The outcome of a study is the first of these that one of its runs ended with.
 OUTCOMES_BY_WEIGHT = (Outcome.FINDINGS, Outcome.FAILED, Outcome.NO_FINDINGS, Outcome.NOT_ELIGIBLE)
@@ -32,6 +42,46 @@ def describe_score(score: Score) -> Json:
         "doubts": [doubt.value for doubt in score.doubts],
         "presence": score.presence.value,
         OUT_OF_DISTRIBUTION: _describe_out_of_distribution(score.uncertainty.out_of_distribution),
+    }
+
+
+def describe_region(region: Region, findings: Findings) -> Json:
+    """Return a region as the index keeps it; `box` is (left, top, right, bottom) in pixels of its image."""
+    (left, top), (right, bottom) = region.outline.points_xy.min(axis=0), region.outline.points_xy.max(axis=0)
+    frame = region.outline.frame
+    return {
+        "identifier": region.identifier,
+        "name": region.code.meaning,
+        "code": [region.code.value, region.code.scheme],
+        "sop_instance_uid": frame.sop_instance_uid,
+        "frame_number": frame.frame_number,
+        "box": [round(float(one), 2) for one in (left, top, right, bottom)],
+        "site": region.site.meaning if region.site else "",
+        "laterality": region.laterality.meaning if region.laterality else "",
+        "presence": findings.presence_of(region).value,
+        "score": describe_score(region.score) if region.score else None,
+        "measurements": [_describe_measurement(one) for one in region.measurements],
+    }
+
+
+def _describe_measurement(measurement: Measurement) -> Json:
+    interval = [float(f"{bound:.6g}") for bound in measurement.interval] if measurement.interval else None
+    return {
+        "name": measurement.quantity.meaning,
+        "value": float(f"{measurement.value:.6g}"),
+        "unit": measurement.unit.value,
+        "interval": interval,
+    }
+
+
+def describe_object(item: ResultObject) -> Json:
+    """Return an object as the index keeps it."""
+    return {
+        "sop_instance_uid": item.sop_instance_uid,
+        "series_instance_uid": item.series_instance_uid,
+        "kind": item.kind,
+        "sop_class_uid": item.sop_class_uid,
+        "path": str(item.path),
     }
 
 
@@ -64,16 +114,27 @@ def _describe_run(run: Json) -> Json:
         "outcome": run["outcome"],
         "reason": run["reason"],
         "priority": run["priority"],
-        "scores": [
-            {key: value for key, value in score.items() if key != OUT_OF_DISTRIBUTION}
-            for score in run["scores"]
-        ],
+        "scores": [_without_image(score) for score in run["scores"]],
         # All scores of a run state the same: they are of one image.
-        OUT_OF_DISTRIBUTION: run["scores"][0][OUT_OF_DISTRIBUTION] if run["scores"] else None,
-        "regions": [],
+        OUT_OF_DISTRIBUTION: next((score[OUT_OF_DISTRIBUTION] for score in _scores(run)), None),
+        "regions": [one | {"score": _without_image(one["score"])} for one in run["regions"]],
         "seconds": run["seconds"],
         "objects": [_describe_object(item) for item in run["objects"]],
+        "quarantined": [
+            {name: item[name] for name in ("kind", "sop_instance_uid", "path", "violations")}
+            for item in run["quarantined"]
+        ],
+        "supersedes": run["supersedes"],
     }
+
+
+def _scores(run: Json) -> list[Json]:
+    return [*run["scores"], *(one["score"] for one in run["regions"] if one["score"])]
+
+
+def _without_image(score: Json | None) -> Json | None:
+    """Return what the contract says of one score; what holds for the whole image stands in the run."""
+    return score and {key: value for key, value in score.items() if key != OUT_OF_DISTRIBUTION}
 
 
 def _describe_object(item: Json) -> Json:
@@ -113,8 +174,21 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
             for one in deliveries
             if one["state"] != DELIVERED
         ],
-        "runs": account["runs"],
+        "runs": [_with_feedback(index, run) for run in account["runs"]],
     }
+
+
+def _with_feedback(index: Index, run: Json) -> Json:
+    """Return a run with what was said of each of its objects, the newest last."""
+    objects = []
+    for item in run["objects"]:
+        said = index.feedback(item["sop_instance_uid"])
+        objects.append(item | {"feedback": [_without_result(one) for one in said]})
+    return run | {"objects": objects}
+
+
+def _without_result(said: Json) -> Json:
+    return {name: value for name, value in said.items() if name != "result_sop_instance_uid"}
 
 
 def _state(state: str, deliveries: list[dict[str, Any]]) -> str:

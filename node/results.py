@@ -25,7 +25,9 @@ class ResultObject:
     """One DICOM object of a result, on disk."""
 
     kind: str
+    form: str
     sop_class_uid: str
+    series_instance_uid: str
     sop_instance_uid: str
     path: Path
 
@@ -83,20 +85,21 @@ def _unpack(kind: Any, value: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def save_objects(
-    folder: Path, objects: Iterable[tuple[str, Dataset]], *, sync: Sync = os.fsync
+    folder: Path, objects: Iterable[tuple[str, str, Dataset]], *, sync: Sync = os.fsync
 ) -> tuple[ResultObject, ...]:
-    """Write the (kind, data set) pairs of one result into a folder that appears only when all are there.
+    """Write the objects (kind, form, data set) of one result into a folder that appears when all are there.
 
     Raises OutOfResourcesError where the disk cannot be written to.
     """
     manifest: list[list[str]] = []
     with new_folder(folder, sync=sync) as part:
-        for kind, dataset in objects:
+        for kind, form, dataset in objects:
             earlier = sum(one[0] == kind for one in manifest)
             name = f"{kind}-{earlier + 1}.dcm" if earlier else f"{kind}.dcm"
             with synced_file(part / name, sync=sync) as file:
                 dataset.save_as(file, enforce_file_format=True)
-            manifest.append([kind, str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), name])
+            uids = [dataset.SOPClassUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID]
+            manifest.append([kind, form, *map(str, uids), name])
         with synced_file(part / MANIFEST, sync=sync) as file:
             file.write(json.dumps(manifest).encode())
     return load_objects(folder)
@@ -108,4 +111,7 @@ def load_objects(folder: Path) -> tuple[ResultObject, ...]:
         manifest = json.loads((folder / MANIFEST).read_text())
     except FileNotFoundError:
         return ()
-    return tuple(ResultObject(kind, cls, uid, folder / name) for kind, cls, uid, name in manifest)
+    return tuple(
+        ResultObject(kind, form, sop_class, series, instance, folder / name)
+        for kind, form, sop_class, series, instance, name in manifest
+    )

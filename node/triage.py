@@ -17,7 +17,7 @@ def prioritize(findings: Findings, rules: Sequence[TriageRule]) -> Priority:
     An uncertain score waits for its review in the ordinary order: escalating it would train readers to ignore
     the list.
     """
-    present = [score for score in findings.scores if score.presence is Presence.PRESENT]
+    present = [score for score in findings.all_scores if score.presence is Presence.PRESENT]
     earned = [rule.priority for rule in rules for score in present if _applies(rule, score)]
     return max(earned, key=_RANKS.index, default=Priority.ROUTINE)
 

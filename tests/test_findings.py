@@ -10,13 +10,17 @@ from node.domain.findings import (
     Algorithm,
     Doubt,
     Findings,
+    Measurement,
     Outcome,
     OutOfDistribution,
     PredictionSet,
     Presence,
+    Refusal,
+    Region,
     Score,
     Uncertainty,
 )
+from node.domain.location import Frame, Outline
 
 ONE, TWO = Code("1", "99TEST", "One"), Code("2", "99TEST", "Two")
 ABSENT, PRESENT, UNDETERMINED = Presence.ABSENT, Presence.PRESENT, Presence.UNDETERMINED
@@ -134,3 +138,91 @@ def test_every_doubt_is_a_clause_of_its_own():
 def test_a_probability_outside_its_interval_is_refused():
     with pytest.raises(ValueError, match="One"):
         replace(score(HIGH), probability=0.99)
+
+
+# --- regions
+
+IMAGE = Frame("1.2.3.4")
+
+
+def region(own=None, *, code=ONE, identifier="Lesion 1", frame=IMAGE):
+    return Region(identifier, code, Outline.box(frame, (1, 2), (5, 8)), own)
+
+
+@pytest.mark.parametrize(
+    ("of_series", "of_region", "presence", "outcome"),
+    [
+        (None, None, PRESENT, Outcome.FINDINGS),
+        (None, score(HIGH), PRESENT, Outcome.FINDINGS),
+        (None, score(LOW), ABSENT, Outcome.NO_FINDINGS),
+        (None, score(WIDE), UNDETERMINED, Outcome.FINDINGS),
+        # Where the region has no score of its own, that of the series for the same finding decides.
+        (score(LOW), None, ABSENT, Outcome.NO_FINDINGS),
+        (score(HIGH), None, PRESENT, Outcome.FINDINGS),
+        (score(LOW, code=TWO), None, PRESENT, Outcome.FINDINGS),
+        (score(LOW), score(HIGH), PRESENT, Outcome.FINDINGS),
+    ],
+)
+def test_a_region_is_there_as_its_own_score_says_or_else_that_of_the_series(
+    of_series, of_region, presence, outcome
+):
+    one = region(of_region)
+
+    found = replace(findings(*([of_series] if of_series else [])), regions=(one,))
+
+    assert found.presence_of(one) is presence
+    assert found.outcome is outcome
+
+
+def test_nobody_knows_of_a_region_on_a_foreign_image():
+    one = region(score(HIGH, strangeness=2.0))
+
+    found = replace(findings(), regions=(one,))
+
+    assert found.is_foreign
+    assert found.presence_of(one) is UNDETERMINED
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"regions": (region(), region())}, "same identifier twice"),
+        ({"regions": (region(frame=Frame("9.9")),)}, "9.9"),
+        ({"key_frames": (Frame("9.9"),)}, "9.9"),
+        ({"regions": (region(),), "refusal": Refusal(Outcome.FAILED, "broke")}, "refusal"),
+    ],
+)
+def test_findings_that_contradict_themselves_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(findings(), **changes)
+
+
+def test_a_region_takes_no_score_of_another_finding():
+    with pytest.raises(ValueError, match="no score of another finding"):
+        region(score(HIGH, code=TWO))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_was_measured_is_a_number(value):
+    with pytest.raises(ValueError, match="finite"):
+        Measurement(ONE, value, TWO)
+
+
+def test_a_measurement_lies_in_its_interval():
+    with pytest.raises(ValueError, match="expected 3"):
+        Measurement(ONE, 2.0, TWO, (3.0, 4.0))
+
+
+def test_the_pictures_to_look_at_are_those_stated_or_outlined_or_the_one_in_the_middle():
+    images = tuple(f"1.{number}" for number in range(5))
+    several = replace(findings(), sop_instance_uids=images)
+    outlined = replace(several, regions=(region(frame=Frame("1.3")),))
+
+    assert several.shown_frames == (Frame("1.2"),)
+    assert outlined.shown_frames == (Frame("1.3"),)
+    assert replace(outlined, key_frames=(Frame("1.0"), Frame("1.4"))).shown_frames == (
+        Frame("1.0"),
+        Frame("1.4"),
+    )
+    assert findings().shown_frames == (IMAGE,)
+    assert replace(findings(), refusal=Refusal(Outcome.FAILED, "broke")).shown_frames == ()

@@ -30,8 +30,9 @@ def run(run_id="r1", job_id="job", **columns):
     return row | {"pipeline": "chest_xray"} | columns
 
 
-def objects(*uids, kind="findings_sr"):
-    return [{"sop_instance_uid": uid, "kind": kind, "sop_class_uid": "1", "path": f"/{uid}"} for uid in uids]
+def objects(*uids, kind="findings_sr", destinations=("pacs",)):
+    columns = {"kind": kind, "series_instance_uid": "5", "sop_class_uid": "1", "destinations": destinations}
+    return [{"sop_instance_uid": uid, "path": f"/{uid}"} | columns for uid in uids]
 
 
 def test_a_stored_instance_comes_back_as_it_was(index):
@@ -109,10 +110,10 @@ def test_a_retry_is_open_at_once_and_counted(index):
     assert not index.reopen_study("9.9.9")
 
 
-def test_objects_wait_only_for_destinations_that_want_their_kind(index):
+def test_objects_wait_only_for_destinations_that_want_them(index):
     index.record_run(run())
 
-    index.record_objects("r1", objects("5.1"), {"pacs": ["findings_sr"], "viewer": ["secondary_capture"]})
+    index.record_objects("r1", objects("5.1"))
 
     (item,) = index.objects("r1")
     assert [(one["destination"], one["state"]) for one in item["deliveries"]] == [("pacs", PENDING)]
@@ -120,19 +121,19 @@ def test_objects_wait_only_for_destinations_that_want_their_kind(index):
 
 def test_recording_the_same_objects_again_keeps_what_was_delivered(index):
     index.record_run(run())
-    index.record_objects("r1", objects("5.1"), {"pacs": ["findings_sr"]})
+    index.record_objects("r1", objects("5.1"))
     index.record_delivery(["5.1"], "pacs", DELIVERED, "")
 
-    index.record_objects("r1", objects("5.1"), {"pacs": ["findings_sr"]})
+    index.record_objects("r1", objects("5.1"))
 
     assert index.objects("r1")[0]["deliveries"][0]["state"] == DELIVERED
 
 
 def test_objects_of_an_earlier_try_are_replaced_with_their_deliveries(index):
     index.record_run(run())
-    index.record_objects("r1", objects("5.1"), {"pacs": ["findings_sr"]})
+    index.record_objects("r1", objects("5.1"))
 
-    index.record_objects("r1", objects("5.2"), {"pacs": ["findings_sr"]})
+    index.record_objects("r1", objects("5.2"))
 
     assert [item["sop_instance_uid"] for item in index.objects("r1")] == ["5.2"]
     assert index.counts()[PENDING] == 1
@@ -161,3 +162,55 @@ def test_another_process_reads_while_the_node_writes(index, tmp_path):
 
     assert reader.study_uids() == [STUDY]
     reader.close()
+
+
+def superseded(index, run_id):
+    return [one["sop_instance_uid"] for one in index.superseded_objects(run_id)]
+
+
+def planned(index, run_id, hour, **columns):
+    index.record_run(run(run_id, subject=SERIES, planned_at=f"2026-01-01T{hour:02d}:00:00+00:00", **columns))
+
+
+def test_a_run_supersedes_the_objects_of_the_last_one_before_it_over_the_same_subject(index):
+    for run_id, hour in (("r1", 1), ("r2", 2), ("r3", 3)):
+        planned(index, run_id, hour)
+    index.record_objects("r1", objects("5.1"))
+    index.record_objects("r2", objects("5.2", "5.3"))
+
+    assert superseded(index, "r1") == []
+    assert superseded(index, "r2") == ["5.1"]
+    assert superseded(index, "r3") == ["5.2", "5.3"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"pipeline": "chest_ct"}, {"subject": "another image"}, {"study_instance_uid": "9.9"}]
+)
+def test_a_run_over_something_else_is_not_superseded(index, other):
+    index.record_run(run("r1", subject=SERIES, planned_at="2026-01-01T01:00:00+00:00") | other)
+    index.record_objects("r1", objects("5.1"))
+    planned(index, "r2", 2)
+
+    assert superseded(index, "r2") == []
+
+
+def test_a_run_that_left_no_object_is_passed_over(index):
+    for run_id, hour in (("r1", 1), ("r2", 2), ("r3", 3)):
+        planned(index, run_id, hour)
+    index.record_objects("r1", objects("5.1"))
+
+    assert superseded(index, "r3") == ["5.1"]
+
+
+def test_what_broke_a_rule_is_told_beside_the_objects_of_its_run(index):
+    index.record_run(run())
+    (item,) = objects("5.1")
+    del item["destinations"]
+
+    index.record_quarantine("r1", [item | {"violations": ["same_study: is in study 9"]}])
+
+    (told,) = index.runs("job")
+    assert told["objects"] == []
+    assert [(one["kind"], one["violations"]) for one in told["quarantined"]] == [
+        ("findings_sr", ["same_study: is in study 9"])
+    ]

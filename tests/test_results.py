@@ -32,6 +32,7 @@ def dataset(sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34"):
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.SOPClassUID, dataset.SOPInstanceUID = sop_class_uid, generate_uid()
+    dataset.SeriesInstanceUID = generate_uid()
     return dataset
 
 
@@ -83,7 +84,7 @@ def test_objects_appear_only_when_all_are_written(tmp_path):
     folder = tmp_path / "result"
 
     def breaks_after_one():
-        yield "findings_sr", dataset()
+        yield "findings_sr", "", dataset()
         raise RuntimeError("cut off")
 
     with pytest.raises(RuntimeError):
@@ -96,7 +97,7 @@ def test_objects_appear_only_when_all_are_written(tmp_path):
 def test_objects_are_listed_in_the_order_they_were_written(tmp_path):
     first, second = dataset(), dataset()
 
-    saved = save_objects(tmp_path / "result", [("findings_sr", first), ("summary_sr", second)])
+    saved = save_objects(tmp_path / "result", [("findings_sr", "", first), ("summary_sr", "", second)])
 
     assert saved == load_objects(tmp_path / "result")
     assert [item.kind for item in saved] == ["findings_sr", "summary_sr"]
@@ -127,7 +128,7 @@ def test_findings_are_synced_before_they_have_their_name_and_their_folder_after(
 def test_objects_are_synced_before_their_folder_has_its_name_and_what_names_it_after(tmp_path):
     syncs = Syncs(tmp_path)
 
-    saved = save_objects(tmp_path / "result", [("findings_sr", dataset())], sync=syncs)
+    saved = save_objects(tmp_path / "result", [("findings_sr", "", dataset())], sync=syncs)
 
     inside = [".result/findings_sr.dcm", ".result/manifest.json", ".result"]
     whole = {"result/findings_sr.dcm", "result/manifest.json"}
@@ -137,7 +138,7 @@ def test_objects_are_synced_before_their_folder_has_its_name_and_what_names_it_a
 
 def test_what_is_saved_is_for_nobody_but_its_owner(tmp_path):
     save_findings(tmp_path, findings())
-    save_objects(tmp_path / "result", [("findings_sr", dataset())])
+    save_objects(tmp_path / "result", [("findings_sr", "", dataset())])
 
     files = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
 

@@ -221,18 +221,13 @@ class Region:
         if not self.identifier or (self.score and self.score.code != self.code):
             raise ValueError(f"region {self.identifier!r}: needs a name, and no score of another finding")
 
-    @property
-    def presence(self) -> Presence:
-        """Present, absent or undetermined, as its score says; without one, present."""
-        return self.score.presence if self.score else Presence.PRESENT
-
 
 @dataclass(frozen=True, slots=True)
 class Findings:
     """What one pipeline says of one series; `sop_instance_uids` are the images it is about.
 
     `key_frames` are the pictures a reader should look at, the most telling first; without any, those that the
-    regions are outlined on, or else the images themselves.
+    regions are outlined on, or else the image in the middle.
     """
 
     pipeline: str
@@ -283,13 +278,30 @@ class Findings:
         """The scores of the series and those of its regions."""
         return (*self.scores, *(region.score for region in self.regions if region.score))
 
+    def judgment_of(self, region: Region) -> Score | None:
+        """Return the score that decides a region: its own, or that of the whole image for the same finding.
+
+        Regions without a score are what the image's score was drawn from: where that is absent, so are they.
+        None where nothing was estimated.
+        """
+        same = (score for score in self.scores if score.code == region.code)
+        return region.score or next(same, None)
+
+    def presence_of(self, region: Region) -> Presence:
+        """Return whether a region is there; of a foreign image nobody knows, without a score it is."""
+        judgment = self.judgment_of(region)
+        if self.is_foreign:
+            return Presence.UNDETERMINED
+        return judgment.presence if judgment else Presence.PRESENT
+
     @property
     def shown_frames(self) -> tuple[Frame, ...]:
         """The pictures a reader should look at; none where there is a refusal."""
         if self.refusal:
             return ()
         outlined = dict.fromkeys(region.outline.frame for region in self.regions)
-        return self.key_frames or tuple(outlined) or tuple(map(Frame, self.sop_instance_uids))
+        middle = Frame(self.sop_instance_uids[len(self.sop_instance_uids) // 2])
+        return self.key_frames or tuple(outlined) or (middle,)
 
     @property
     def out_of_distribution(self) -> OutOfDistribution | None:
@@ -306,7 +318,8 @@ class Findings:
         """The one explicit outcome; a score that abstains is a finding to review, never a negative."""
         if self.refusal:
             return self.refusal.outcome
-        is_silent = all(score.presence is Presence.ABSENT for score in self.all_scores)
+        said = [*(score.presence for score in self.scores), *map(self.presence_of, self.regions)]
+        is_silent = all(presence is Presence.ABSENT for presence in said)
         return Outcome.NO_FINDINGS if is_silent else Outcome.FINDINGS
 
     @property

@@ -84,6 +84,8 @@ class Mask:
         expected = (len(self.segments), *self.labels.shape)
         if self.probability is not None and self.probability.shape != expected:
             raise ValueError(f"probability of shape {self.probability.shape}, expected {expected}")
+        if self.probability is not None and not 0 <= self.probability.min() <= self.probability.max() <= 1:
+            raise ValueError("a probability outside 0-1")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,6 +91,10 @@ class Profile:
     omit_empty_frames: bool = True
     max_frames: int = 0
 
+    def takes(self, kind: str, form: str) -> bool:
+        """Return whether objects of this kind and form are wanted."""
+        return kind in self.kinds and form == self.form_of(Kind(kind))
+
     def form_of(self, kind: Kind) -> str:
         """Return in which form the objects of a kind are: the same text where they are the same objects.
 
@@ -99,7 +103,7 @@ class Profile:
         masks = (self.segmentation_type, self.omit_empty_frames, self.max_frames)
         parts: Mapping[Kind, tuple[object, ...]] = {
             Kind.FINDINGS_SR: (self.report_class,),
-            Kind.LESIONS_SR: (self.report_class, *masks),
+            Kind.LESIONS_SR: (self.report_class, *(masks if Kind.SEGMENTATION in self.kinds else ())),
             Kind.SEGMENTATION: masks,
         }
         return "/".join(map(str, parts.get(kind, ())))

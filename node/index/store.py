@@ -5,93 +5,36 @@ commands at the same time, so every change is one short transaction.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from node.domain.feedback import Feedback
 from node.domain.study import Instance
+from node.index.tables import (
+    DELIVERIES,
+    EVENTS,
+    FEEDBACK,
+    INSTANCES,
+    IS_READ,
+    METADATA,
+    OBJECTS,
+    QUARANTINE,
+    RUNS,
+    STUDIES,
+)
 
 Json = dict[str, Any]
 
-METADATA = sa.MetaData()
-STUDIES = sa.Table(
-    "studies",
-    METADATA,
-    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("first_received_at", sa.Float, nullable=False),
-    sa.Column("last_received_at", sa.Float, nullable=False),
-    sa.Column("retries", sa.Integer, nullable=False, default=0),
-    sa.Column("evidence", sa.Text, nullable=False, default=""),
-    sa.Column("outcome", sa.String(16), nullable=False, default=""),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("job_id", sa.String(64), nullable=False, default=""),
-)
-INSTANCES = sa.Table(
-    "instances",
-    METADATA,
-    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-    sa.Column("sha256", sa.String(64), primary_key=True),
-    sa.Column("called_ae_title", sa.String(16), primary_key=True),
-    sa.Column("calling_ae_title", sa.String(16), nullable=False),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
-    sa.Column("series_instance_uid", sa.String(64), nullable=False),
-    sa.Column("sop_class_uid", sa.String(64), nullable=False),
-    sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
-    sa.Column("modality", sa.String(16), nullable=False),
-    sa.Column("path", sa.Text, nullable=False),
-    sa.Column("received_at", sa.Float, nullable=False),
-)
-RUNS = sa.Table(
-    "runs",
-    METADATA,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("job_id", sa.String(64), nullable=False, index=True),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False),
-    sa.Column("series_instance_uid", sa.String(64), nullable=False),
-    sa.Column("pipeline", sa.String(64), nullable=False),
-    sa.Column("outcome", sa.String(16), nullable=False, default=""),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("priority", sa.String(16), nullable=False, default="routine"),
-    sa.Column("scores", sa.JSON, nullable=False, default=list),
-    sa.Column("seconds", sa.JSON, nullable=False, default=dict),
-    sa.Column("is_finished", sa.Boolean, nullable=False, default=False),
-)
-OBJECTS = sa.Table(
-    "objects",
-    METADATA,
-    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-    sa.Column("run_id", sa.String(64), nullable=False, index=True),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("sop_class_uid", sa.String(64), nullable=False),
-    sa.Column("path", sa.Text, nullable=False),
-)
-DELIVERIES = sa.Table(
-    "deliveries",
-    METADATA,
-    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-    sa.Column("destination", sa.String(64), primary_key=True),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("detail", sa.Text, nullable=False, default=""),
-    sa.Column("at", sa.Float, nullable=False),
-)
-EVENTS = sa.Table(
-    "events",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("event", sa.String(64), nullable=False),
-    sa.Column("fields", sa.JSON, nullable=False),
-)
-
 RECEIVING, RETRYING, QUEUED, ANALYZED = "receiving", "retrying", "queued", "analyzed"
 PENDING, DELIVERED, UNDELIVERABLE = "pending", "delivered", "undeliverable"
+FEEDBACK_RECEIVED = "feedback_received"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +80,7 @@ class Index:
     # --- receive and assemble
 
     def record_instance(self, instance: Instance, received_at: float | None = None) -> None:
-        """Record a stored instance and re-open its study."""
+        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one."""
         at = time.time() if received_at is None else received_at
         study = {
             "study_instance_uid": instance.study_instance_uid,
@@ -149,7 +92,9 @@ class Index:
         row |= {"path": str(instance.path), "received_at": at}
         with self._connection() as connection:
             connection.execute(self._upsert(INSTANCES, row, keep=["received_at"]))
-            connection.execute(self._upsert(STUDIES, study, keep=["first_received_at"]))
+            uid = INSTANCES.c.sop_instance_uid == instance.sop_instance_uid
+            if connection.execute(sa.select(sa.literal(1)).where(uid, IS_READ)).first():
+                connection.execute(self._upsert(STUDIES, study, keep=["first_received_at"]))
 
     def holds(self, instance: Instance) -> bool:
         """Is this very instance (UID, bytes, AE title) known?"""
@@ -172,7 +117,7 @@ class Index:
         query = (
             sa.select(*study, STUDIES.c.state, INSTANCES.c.modality)
             .join(INSTANCES, INSTANCES.c.study_instance_uid == STUDIES.c.study_instance_uid)
-            .where(STUDIES.c.state.in_([RECEIVING, RETRYING]))
+            .where(STUDIES.c.state.in_([RECEIVING, RETRYING]), IS_READ)
             .distinct()
             .order_by(STUDIES.c.last_received_at)
         )
@@ -184,10 +129,10 @@ class Index:
         return [OpenStudy(*key, frozenset(values)) for key, values in modalities.items()]
 
     def instances(self, study_instance_uid: str) -> list[Instance]:
-        """Return every stored instance of a study, in the order they came; a later revision comes later."""
+        """Return every instance of a study to read, in the order they came; a later revision comes later."""
         query = (
             sa.select(INSTANCES)
-            .where(INSTANCES.c.study_instance_uid == study_instance_uid)
+            .where(INSTANCES.c.study_instance_uid == study_instance_uid, IS_READ)
             .order_by(INSTANCES.c.received_at, INSTANCES.c.sop_instance_uid)
         )
         with self._connection() as connection:
@@ -258,10 +203,8 @@ class Index:
             merged = dict(known) | {stage: round(seconds, 3)}
             connection.execute(sa.update(RUNS).where(at).values(seconds=merged))
 
-    def record_objects(
-        self, run_id: str, objects: Sequence[Json], kinds_by_destination: Mapping[str, Sequence[str]]
-    ) -> None:
-        """Record the objects of a run, in place of earlier ones, each with the destinations that want it."""
+    def record_objects(self, run_id: str, objects: Sequence[Json]) -> None:
+        """Record the objects of a run, in place of earlier ones, each with its `destinations`."""
         now = time.time()
         uids = [item["sop_instance_uid"] for item in objects]
         replaced = sa.select(OBJECTS.c.sop_instance_uid).where(
@@ -271,11 +214,33 @@ class Index:
             connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(replaced)))
             connection.execute(sa.delete(OBJECTS).where(OBJECTS.c.sop_instance_uid.in_(replaced)))
             for item in objects:
-                connection.execute(self._upsert(OBJECTS, {**item, "run_id": run_id}))
-                for name in (one for one, kinds in kinds_by_destination.items() if item["kind"] in kinds):
+                columns = {name: item[name] for name in item if name != "destinations"}
+                connection.execute(self._upsert(OBJECTS, {**columns, "run_id": run_id}))
+                for name in item["destinations"]:
                     row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name, "at": now}
                     statement = self._upsert(DELIVERIES, row | {"state": PENDING}, keep=["state", "at"])
                     connection.execute(statement)
+
+    def record_quarantine(self, run_id: str, objects: Sequence[Json]) -> None:
+        """Record objects that broke a rule, each with its `violations`."""
+        with self._connection() as connection:
+            for item in objects:
+                connection.execute(self._upsert(QUARANTINE, {**item, "run_id": run_id}))
+
+    def superseded_objects(self, run_id: str) -> list[Json]:
+        """Return the objects of the last run before this one by the same pipeline over the same subject."""
+        mine = sa.select(RUNS).where(RUNS.c.run_id == run_id).subquery()
+        same = [RUNS.c[name] == mine.c[name] for name in ("study_instance_uid", "pipeline", "subject")]
+        earlier = (
+            sa.select(RUNS.c.run_id)
+            .where(*same, RUNS.c.planned_at < mine.c.planned_at)
+            .where(sa.exists().where(OBJECTS.c.run_id == RUNS.c.run_id))
+            .order_by(RUNS.c.planned_at.desc())
+            .limit(1)
+        )
+        query = sa.select(OBJECTS).where(OBJECTS.c.run_id == earlier.scalar_subquery())
+        with self._connection() as connection:
+            return [dict(row) for row in connection.execute(query.order_by(OBJECTS.c.kind)).mappings()]
 
     def record_delivery(
         self, sop_instance_uids: Sequence[str], destination: str, state: str, detail: str
@@ -285,6 +250,40 @@ class Index:
         with self._connection() as connection:
             for uid in sop_instance_uids:
                 connection.execute(self._upsert(DELIVERIES, row | {"sop_instance_uid": uid}))
+
+    def record_feedback(
+        self, instance: Instance, feedback: Sequence[Feedback], received_at: float | None = None
+    ) -> bool:
+        """Record what a report says of our results, in place of what it said; False where that is the same.
+
+        The story of each study whose results it is about tells of it.
+        """
+        at = time.time() if received_at is None else received_at
+        by_report = FEEDBACK.c.sop_instance_uid == instance.sop_instance_uid
+        of_report = {"sop_instance_uid": instance.sop_instance_uid}
+        rows = [asdict(one) | of_report | {"verdict": one.verdict.value} for one in feedback]
+        said = sa.select(*(column for column in FEEDBACK.c if column.name != "received_at")).where(by_report)
+        with self._connection() as connection:
+            known = {frozenset(row.items()) for row in connection.execute(said).mappings()}
+            if known == {frozenset(row.items()) for row in rows}:
+                return False
+            connection.execute(sa.delete(FEEDBACK).where(by_report))
+            connection.execute(sa.insert(FEEDBACK), [row | {"received_at": at} for row in rows])
+            uids = [one.result_sop_instance_uid for one in feedback]
+            for study_instance_uid in self._studies_of(connection, uids) or [instance.study_instance_uid]:
+                fields = of_report | Counter(one.verdict.value for one in feedback)
+                event = {"study_instance_uid": study_instance_uid, "at": at, "event": FEEDBACK_RECEIVED}
+                connection.execute(sa.insert(EVENTS).values(event | {"fields": fields}))
+        return True
+
+    def _studies_of(self, connection: sa.Connection, result_sop_instance_uids: Sequence[str]) -> list[str]:
+        """Return the studies that results are about; none while a rebuilt index does not know their runs."""
+        query = (
+            sa.select(RUNS.c.study_instance_uid)
+            .join(OBJECTS, OBJECTS.c.run_id == RUNS.c.run_id)
+            .where(OBJECTS.c.sop_instance_uid.in_(result_sop_instance_uids))
+        )
+        return list(connection.execute(query.distinct()).scalars())
 
     def record_event(self, study_instance_uid: str, event: str, fields: Mapping[str, object]) -> None:
         """Add a line to the story of a study: plain values, no patient."""
@@ -315,11 +314,25 @@ class Index:
         return None if row is None else dict(row)
 
     def runs(self, job_id: str) -> list[Json]:
-        """Return the runs of a job, each with its `objects`, each with its `deliveries`."""
+        """Return the runs of a job, each with its `objects`, the `quarantined`, and what it `supersedes`."""
         with self._connection() as connection:
             query = sa.select(RUNS).where(RUNS.c.job_id == job_id).order_by(RUNS.c.pipeline, RUNS.c.run_id)
             runs = [dict(row) for row in connection.execute(query).mappings()]
-        return [{**run, "objects": self.objects(run["run_id"])} for run in runs]
+        return [
+            {
+                **run,
+                "objects": self.objects(run["run_id"]),
+                "quarantined": self.quarantined(run["run_id"]),
+                "supersedes": [one["sop_instance_uid"] for one in self.superseded_objects(run["run_id"])],
+            }
+            for run in runs
+        ]
+
+    def quarantined(self, run_id: str) -> list[Json]:
+        """Return the objects of a run that broke a rule, each with its `violations`."""
+        query = sa.select(QUARANTINE).where(QUARANTINE.c.run_id == run_id).order_by(QUARANTINE.c.kind)
+        with self._connection() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def objects(self, run_id: str) -> list[Json]:
         """Return the result objects of a run, each with its `deliveries`."""
@@ -333,6 +346,28 @@ class Index:
                 )
                 item["deliveries"] = [dict(row) for row in rows.mappings()]
         return objects
+
+    def result_paths(self, sop_instance_uids: Set[str]) -> dict[str, Path]:
+        """Return the files of those instances that are results of ours."""
+        query = sa.select(OBJECTS.c.sop_instance_uid, OBJECTS.c.path)
+        with self._connection() as connection:
+            rows = connection.execute(query.where(OBJECTS.c.sop_instance_uid.in_(sop_instance_uids)))
+            return {uid: Path(path) for uid, path in rows}
+
+    def run_ids_with_objects(self) -> set[str]:
+        """Return the runs whose objects are known."""
+        with self._connection() as connection:
+            return set(connection.execute(sa.select(OBJECTS.c.run_id).distinct()).scalars())
+
+    def feedback(self, result_sop_instance_uid: str) -> list[Json]:
+        """Return what was said of a result, the newest last."""
+        query = (
+            sa.select(FEEDBACK)
+            .where(FEEDBACK.c.result_sop_instance_uid == result_sop_instance_uid)
+            .order_by(FEEDBACK.c.received_at, *FEEDBACK.primary_key)
+        )
+        with self._connection() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     def events(self, study_instance_uid: str) -> list[Json]:
         """Return the story of a study, in order."""

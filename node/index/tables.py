@@ -1,0 +1,107 @@
+"""The tables of the index."""
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+STUDIES = sa.Table(
+    "studies",
+    METADATA,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("first_received_at", sa.Float, nullable=False),
+    sa.Column("last_received_at", sa.Float, nullable=False),
+    sa.Column("retries", sa.Integer, nullable=False, default=0),
+    sa.Column("evidence", sa.Text, nullable=False, default=""),
+    sa.Column("outcome", sa.String(16), nullable=False, default=""),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("job_id", sa.String(64), nullable=False, default=""),
+)
+INSTANCES = sa.Table(
+    "instances",
+    METADATA,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("called_ae_title", sa.String(16), primary_key=True),
+    sa.Column("calling_ae_title", sa.String(16), nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("transfer_syntax_uid", sa.String(64), nullable=False),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
+)
+RUNS = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("job_id", sa.String(64), nullable=False, index=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("pipeline", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(64), nullable=False, default="", index=True),
+    sa.Column("planned_at", sa.String(40), nullable=False, default=""),
+    sa.Column("outcome", sa.String(16), nullable=False, default=""),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+    sa.Column("priority", sa.String(16), nullable=False, default="routine"),
+    sa.Column("scores", sa.JSON, nullable=False, default=list),
+    sa.Column("regions", sa.JSON, nullable=False, default=list),
+    sa.Column("seconds", sa.JSON, nullable=False, default=dict),
+    sa.Column("is_finished", sa.Boolean, nullable=False, default=False),
+)
+OBJECTS = sa.Table(
+    "objects",
+    METADATA,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+)
+QUARANTINE = sa.Table(
+    "quarantine",
+    METADATA,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("series_instance_uid", sa.String(64), nullable=False),
+    sa.Column("sop_class_uid", sa.String(64), nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("violations", sa.JSON, nullable=False),
+)
+DELIVERIES = sa.Table(
+    "deliveries",
+    METADATA,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("at", sa.Float, nullable=False),
+)
+FEEDBACK = sa.Table(
+    "feedback",
+    METADATA,
+    sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("result_sop_instance_uid", sa.String(64), primary_key=True, index=True),
+    sa.Column("tracking_unique_identifier", sa.String(64), primary_key=True),
+    sa.Column("finding", sa.Text, nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("author", sa.String(64), nullable=False),
+    sa.Column("received_at", sa.Float, nullable=False),
+)
+EVENTS = sa.Table(
+    "events",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("event", sa.String(64), nullable=False),
+    sa.Column("fields", sa.JSON, nullable=False),
+)
+
+# Our own results that came back, and what is said of them, are not read.
+IS_READ = sa.and_(
+    ~sa.exists().where(OBJECTS.c.sop_instance_uid == INSTANCES.c.sop_instance_uid),
+    ~sa.exists().where(FEEDBACK.c.sop_instance_uid == INSTANCES.c.sop_instance_uid),
+)
