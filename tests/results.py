@@ -22,6 +22,7 @@ from node.domain.findings import (
     Uncertainty,
 )
 from node.domain.image import Image
+from node.domain.profile import DEFAULT_PROFILE, Profile
 from node.encode import EncodingContext, encode
 
 MADE_AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
@@ -93,8 +94,14 @@ def make_findings(case: str, source: Path) -> Findings:
     )
 
 
-def make_context(case: str, *images: Image) -> EncodingContext:
-    return EncodingContext(run_key=f"run of {case}", made_at=MADE_AT, priority=Priority.URGENT, images=images)
+def make_context(case: str, *images: Image, profile: Profile = DEFAULT_PROFILE) -> EncodingContext:
+    return EncodingContext(
+        run_key=f"run of {case}",
+        made_at=MADE_AT,
+        priority=Priority.URGENT,
+        images=images,
+        profile=profile,
+    )
 
 
 def picture_of(source: Path) -> Image:

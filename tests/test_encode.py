@@ -4,7 +4,7 @@ from pathlib import Path
 
 import highdicom.sr
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -32,6 +32,7 @@ from tests.results import (
     make_findings,
     save,
 )
+from tests.trees import code_of, named, number_of, texts_of
 
 REFUSED = ["not_eligible", "failed"]
 ANALYZED = [case for case in SCORES if case not in REFUSED]
@@ -54,28 +55,6 @@ def results(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         }
         for case in SCORES
     }
-
-
-def named(dataset: Dataset, name: Code) -> list[Dataset]:
-    """The content items of that name, at any depth."""
-    children = dataset.get("ContentSequence", ())
-    found = [item for child in children for item in named(child, name)]
-    concept = dataset.ConceptNameCodeSequence[0]
-    is_named = (concept.CodeValue, concept.CodingSchemeDesignator) == (name.value, name.scheme_designator)
-    return ([dataset] if is_named else []) + found
-
-
-def code_of(item: Dataset) -> str:
-    return str(item.ConceptCodeSequence[0].CodeValue)
-
-
-def number_of(item: Dataset) -> tuple[float, str]:
-    value = item.MeasuredValueSequence[0]
-    return float(value.NumericValue), str(value.MeasurementUnitsCodeSequence[0].CodeValue)
-
-
-def texts_of(path: Path, name: Code) -> list[str]:
-    return [str(item.TextValue) for item in named(dcmread(path), name)]
 
 
 # --- which objects, and what the validators say

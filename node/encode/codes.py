@@ -28,6 +28,11 @@ CONCLUSIONS = codes.DCM.Conclusions
 CONCLUSION = codes.DCM.Conclusion
 COMMENT = codes.DCM.Comment
 SOURCE = Code("260753009", "SCT", "Source")
+SOURCE_OF_MEASUREMENT = codes.DCM.SourceOfMeasurement
+SPECIMEN = codes.DCM.Specimen
+MEASUREMENT_GROUP = codes.DCM.MeasurementGroup
+KEY_OBJECTS = codes.cid7010.OfInterest
+KEY_OBJECT_DESCRIPTION = codes.DCM.KeyObjectDescription
 
 # Procedures (CID 100)
 RADIOGRAPHY = codes.LN.XRUnspecifiedBodyRegion
@@ -39,8 +44,21 @@ PROCEDURE_BY_MODALITY: Mapping[str, Code] = {
     "CT": COMPUTED_TOMOGRAPHY,
 }
 
+# Where a finding is, and whether to show it (CID 219, CID 6034)
+IMAGE_REGION = codes.DCM.ImageRegion
+GEOMETRIC_PURPOSE = codes.DCM.GeometricPurposeOfRegion
+BOUNDED_BY = codes.cid219.BoundedBy
+RENDERING_INTENT = codes.DCM.RenderingIntent
+NOT_FOR_PRESENTATION = codes.cid6034.NotForPresentationRenderingDeviceExpectedNotToPresent
+INTENT_BY_PRESENCE: Mapping[Presence, Code] = {
+    Presence.PRESENT: codes.cid6034.PresentationRequiredRenderingDeviceIsExpectedToPresent,
+    Presence.UNDETERMINED: codes.cid6034.PresentationOptionalRenderingDeviceMayPresent,
+    Presence.ABSENT: NOT_FOR_PRESENTATION,
+}
+
 # Numbers
 PROBABILITY = codes.DCM.Probability
+CERTAINTY = codes.DCM.CertaintyOfFinding
 MEAN = codes.SCT.Mean
 STANDARD_DEVIATION = codes.SCT.StandardDeviation
 UPPER_UNCERTAINTY = codes.SCT.RangeOfUpperMeasurementUncertainty
@@ -69,6 +87,9 @@ PRIORITY_CATEGORY: Mapping[Priority, Code] = {
     Priority.URGENT: codes.cid7035.ACRCategory2ActionableFinding,
     Priority.ROUTINE: codes.cid7035.ACRCategory3ActionableFinding,
 }
+
+# What is drawn (CID 7150)
+ABNORMAL_STRUCTURE = codes.SCT.MorphologicallyAbnormalStructure
 
 # What no dictionary has
 ENTROPY = Code("UQ-ENTROPY", PRIVATE_SCHEME, "Predictive entropy")

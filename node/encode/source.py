@@ -70,12 +70,19 @@ GEOMETRY = """
 """
 """Where the pixels are, in the patient or on the slide, and what slide that is."""
 
+SHADES = """
+    RescaleIntercept RescaleSlope RescaleType ModalityLUTSequence WindowCenter WindowWidth VOILUTFunction
+    VOILUTSequence PresentationLUTShape PixelRepresentation PixelAspectRatio ICCProfile OpticalPathSequence
+"""
+"""How its pixels become gray or color."""
+
 READ = (
-    *("SpecificCharacterSet", "Modality", "SeriesNumber"),
+    *("SpecificCharacterSet", "Modality", "SeriesNumber", "InstanceNumber"),
     *IDENTIFIERS,
     *COPIED,
     *PICTURE.split(),
     *GEOMETRY.split(),
+    *SHADES.split(),
 )
 
 TEXT_VRS = frozenset(
@@ -131,6 +138,12 @@ class Source:
         for keyword in REQUIRED:
             if keyword not in target:
                 setattr(target, keyword, None)
+
+    def copy_body_part(self, target: Dataset) -> None:
+        """Copy body part and side; the side is left open where the source names neither (PS3.3 C.7.3.1)."""
+        self.copy(target, ("BodyPartExamined", "Laterality"))
+        if not self.text("BodyPartExamined") and not self.text("Laterality"):
+            target.Laterality = self.text("ImageLaterality")
 
     def copy(self, target: Dataset, keywords: Iterable[str]) -> None:
         """Copy further attributes as `copy_identity` does."""
