@@ -8,8 +8,8 @@ from PIL import Image
 from pydicom import dcmread
 
 from node.encode import preview_png
+from node.encode.markings import REVIEW as AMBER
 from node.encode.overlay import (
-    AMBER,
     LONGEST_LONG_SIDE_PX,
     SHORTEST_LONG_SIDE_PX,
     draw_overlay,
@@ -45,7 +45,7 @@ def test_map_lies_where_the_network_looked(source: Path) -> None:
 
     overlay = draw_overlay(image, make_findings("findings", source), "algorithm 1")
 
-    anatomy = overlay.pixels[: round(640 * overlay.scale)]
+    anatomy = overlay.pixels[: round(640 * overlay.scale_yx[0])]
     rows, columns = np.nonzero(color_of(anatomy) > 60)
     # The peak is at row 12.5 and column 4.5 of 16; the tolerance is a quarter of a cell.
     assert abs(rows.mean() / anatomy.shape[0] - 12.5 / 16) < 0.25 / 16
@@ -75,7 +75,7 @@ def test_only_a_present_finding_has_its_map_drawn(case: str, is_drawn: bool, sou
 
     overlay = draw_overlay(picture_of(source), findings, "algorithm 1")
 
-    anatomy, caption = np.split(overlay.pixels, [round(640 * overlay.scale)])
+    anatomy, caption = np.split(overlay.pixels, [round(640 * overlay.scale_yx[0])])
     assert bool(color_of(anatomy).max()) is is_drawn
     # The scale of the map is as purple as the map; the warnings, the caption's only other color, are amber.
     colored = caption[color_of(caption) > 60].astype(int)
@@ -114,8 +114,8 @@ def test_caption_is_legible_at_any_size(shape: tuple[int, int], source: Path) ->
 
     overlay = draw_overlay(image, make_findings("findings", source), "algorithm 1")
 
-    rows = round(shape[0] * overlay.scale)
-    longest = max(shape) * overlay.scale
+    rows = round(shape[0] * overlay.scale_yx[0])
+    longest = max(shape) * overlay.scale_yx[0]
     assert SHORTEST_LONG_SIDE_PX - 1 <= longest <= LONGEST_LONG_SIDE_PX + 1
     caption = overlay.pixels[rows:]
     assert (caption.max(axis=-1) > 128).any(axis=1).sum() > 60

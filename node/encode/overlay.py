@@ -1,18 +1,30 @@
-"""The overlay as a picture: what the radiologist saw, where the network looked, and what it says of it."""
+"""The overlay as a picture: what the reader saw, what was found in it and where, and what is said of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image as Picture
-from PIL import ImageDraw, ImageFont
 
+from node.domain.code import ATTENTION_WEIGHT
 from node.domain.findings import Findings, Presence, Score
 from node.domain.image import Image
-from node.encode.document import LONGEST_WORDS
-from node.encode.identity import plain
+from node.domain.location import Frame, ValueMap
+from node.encode.caption import BODY, DETAIL, FOOT, GRAY, HEAD, WHITE, Line, draw_caption
+from node.encode.drawing import (
+    Box,
+    Map,
+    Pixels,
+    blend,
+    draw_contour,
+    draw_line,
+    draw_tag,
+    enlarge,
+    fit,
+    resize,
+)
+from node.encode.markings import NEEDS_REVIEW, Marking, markings
+from node.encode.markings import REVIEW as AMBER
 from node.encode.summary import (
     FOREIGN_WARNING,
     WARNING,
@@ -21,64 +33,85 @@ from node.encode.summary import (
     describe_score,
 )
 
-Pixels = npt.NDArray[np.uint8]
-Map = npt.NDArray[np.float32]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
 SHORTEST_LONG_SIDE_PX, LONGEST_LONG_SIDE_PX = 768, 1024
 """Smaller pictures are enlarged, or their caption could not be read; larger ones only make large files."""
 
 NARROWEST_PX = 512
 """Narrower pictures get black at both sides, for the caption needs room."""
 
-WHITE, GRAY, AMBER, BLACK = (255, 255, 255), (170, 170, 170), (255, 191, 64), (0, 0, 0)
+SQUARE = 0.01
+"""Pixels whose sides differ by less than this share count as square."""
 
-COLORS = np.array(
-    [[136, 34, 106], [203, 65, 73], [243, 120, 25], [252, 181, 25], [245, 233, 117]], np.float32
-)
-"""Purple to pale yellow, ever lighter (upper part of the map "inferno"), so that gray print shows it too."""
+MOST_LINES = 12
+"""Regions described in one caption; the report has them all."""
 
-FAINT, STRONG, OPACITY = 0.3, 0.8, 0.55
-"""Below FAINT of its maximum a map shows nothing; from STRONG on it covers the picture by OPACITY."""
+ANATOMY = ((102, 194, 165), (141, 160, 203), (231, 138, 195), (166, 216, 84))
+"""For segments that are no findings: mild, and unlike the colors of those."""
 
-OUTLINE_LEVEL = 0.5
-SMALLEST_FONT_PX, LINE_HEIGHT = 14, 1.35
+Sizes = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """A color picture (rows, columns, 3), and by how much the source was enlarged or reduced in it."""
+    """A color picture (rows, columns, 3), and by how much the source was enlarged along rows and columns."""
 
     pixels: Pixels
-    scale: float
+    scale_yx: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the caption: its words, its size relative to the picture's width, and its color."""
+class View:
+    """The displayed picture at the size it is drawn; its pixels are square.
 
-    text: str
-    size: float
-    color: tuple[int, int, int]
-
-
-def draw_overlay(image: Image, findings: Findings, algorithm: str) -> Overlay:
-    """Return the picture with a caption below the anatomy, and the map of a finding that is present.
-
-    Of a score that abstains nothing is drawn: a reader would take it for a finding.
+    `sizes` are rows and columns of the levels of the slide it shows, itself included, by instance; they all
+    show the same, so what lies on one of them lies here too. Empty where it is no slide.
     """
-    scale = _scale(image.pixels.shape)
-    rows, columns = (max(1, round(side * scale)) for side in image.pixels.shape)
-    gray = _resize(np.asarray(image.pixels, np.float32), rows, columns)
-    color = np.repeat(255 * gray[..., None], 3, axis=2)
+
+    image: Image
+    scale_yx: tuple[float, float]
+    sizes: Sizes = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the drawn picture."""
+        rows, columns = self.image.pixels.shape[:2]
+        return max(1, round(rows * self.scale_yx[0])), max(1, round(columns * self.scale_yx[1]))
+
+    def scale_of(self, frame: Frame) -> tuple[float, float] | None:
+        """Return how large a pixel of that frame is here, along rows and columns; None of another picture."""
+        uid = self.image.sop_instance_uid
+        is_level = frame.frame_number is None and uid in self.sizes and frame.sop_instance_uid in self.sizes
+        if not is_level and frame != self.image.frame:
+            return None
+        rows, columns = self.sizes[frame.sop_instance_uid] if is_level else self.image.pixels.shape[:2]
+        return self.shape[0] / rows, self.shape[1] / columns
+
+
+def draw_overlay(image: Image, findings: Findings, algorithm: str, sizes: Sizes | None = None) -> Overlay:
+    """Return the picture with what lies on it, and a caption below the anatomy.
+
+    Drawn are the outlines of regions, the borders of segments, and one map: of a finding that is present in
+    the image the network saw whole, or on a slide. Of a foreign image nothing is drawn, and of a score that
+    abstains no map: a reader would take it for a finding.
+    """
+    view = View(image, _scale_yx(image), sizes or {})
     shown = shown_score(findings)
-    activation = _shown_map(shown)
-    if activation is not None:
-        color = _blend(color, _resize(activation, rows, columns))
-    body = _widen(np.rint(color).astype(np.uint8))
-    lines = _lines(findings, shown, algorithm)
-    caption = _draw_caption(lines, body.shape[1], has_map=activation is not None)
-    return Overlay(np.vstack([body, caption]), scale)
+    marked = markings(findings)
+    here = [one for one in marked if view.scale_of(one.region.outline.frame)]
+    body, words = _draw_map(view, findings, shown, marked)
+    notes = [] if findings.is_foreign else list(_draw_segments(body, view, findings, marked))
+    body = _widen(_draw_regions(body, view, here))
+    lines = [
+        *_head(findings, shown, marked),
+        *_region_lines(here),
+        *notes,
+        *(Line(describe_score(score), FOOT, GRAY) for score in findings.scores if score is not shown),
+        Line(WARNING, 1 / 36, AMBER),
+        Line(f"by {algorithm}", FOOT, GRAY),
+        *([Line(words, FOOT, GRAY)] if words else []),
+    ]
+    caption = draw_caption(lines, body.shape[1], mm_per_px=_mm_per_px(view), has_map=bool(words))
+    return Overlay(np.vstack([body, caption]), view.scale_yx)
 
 
 def shown_score(findings: Findings) -> Score | None:
@@ -89,45 +122,32 @@ def shown_score(findings: Findings) -> Score | None:
     return max(raised, key=lambda score: (not score.is_uncertain, score.probability), default=None)
 
 
-def _shown_map(shown: Score | None) -> Map | None:
-    """Return the map to draw, relative to its maximum."""
-    if shown is None or shown.presence is not Presence.PRESENT or shown.activation is None:
+# --- the picture
+
+
+def _scale_yx(image: Image) -> tuple[float, float]:
+    """Return the scale that makes pixels square and the picture as large as it should be."""
+    down, across = image.spacing_yx_mm or (1.0, 1.0)
+    if abs(down / across - 1) < SQUARE:
+        down = across
+    ratio_yx = down / min(down, across), across / min(down, across)
+    longest = max(side * ratio for side, ratio in zip(image.pixels.shape, ratio_yx, strict=False))
+    scale = min(max(longest, SHORTEST_LONG_SIDE_PX), LONGEST_LONG_SIDE_PX) / longest
+    return scale * ratio_yx[0], scale * ratio_yx[1]
+
+
+def _mm_per_px(view: View) -> float | None:
+    """Return the size of a pixel at the patient; that of a detector would be read as if it were."""
+    if view.image.spacing_yx_mm is None or view.image.spacing_attribute != "PixelSpacing":
         return None
-    highest = float(shown.activation.max())
-    return shown.activation / np.float32(highest) if highest > 0 else None
+    return view.image.spacing_yx_mm[0] / view.scale_yx[0]
 
 
-def _scale(shape: Sequence[int]) -> float:
-    longest = max(shape)
-    return min(max(longest, SHORTEST_LONG_SIDE_PX), LONGEST_LONG_SIDE_PX) / longest
-
-
-def _resize(values: Map, rows: int, columns: int) -> Map:
-    picture = Picture.fromarray(np.ascontiguousarray(values, np.float32))
-    is_smaller = values.shape[0] > rows
-    method = Picture.Resampling.BOX if is_smaller else Picture.Resampling.BICUBIC
-    return np.clip(np.asarray(picture.resize((columns, rows), method), np.float32), 0, 1)
-
-
-def _blend(color: Map, strength: Map) -> Map:
-    """Lay the map over the picture, ever more opaque, with a line around its core."""
-    ramp = np.clip((strength - FAINT) / (STRONG - FAINT), 0, 1)
-    stops = np.linspace(FAINT, 1, len(COLORS))
-    tint = np.stack([np.interp(strength, stops, channel) for channel in COLORS.T], axis=-1)
-    opacity = (OPACITY * ramp * ramp * (3 - 2 * ramp))[..., None]
-    opacity[_outline(strength >= OUTLINE_LEVEL)] = 0.9
-    return np.asarray(color * (1 - opacity) + tint * opacity, np.float32)
-
-
-def _outline(core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Return the pixels on either side of the border of a region."""
-    border = np.zeros_like(core)
-    across, down = core[:, 1:] != core[:, :-1], core[1:] != core[:-1]
-    border[:, 1:] |= across
-    border[:, :-1] |= across
-    border[1:] |= down
-    border[:-1] |= down
-    return border
+def _draw_picture(view: View) -> Map:
+    pixels = np.asarray(view.image.pixels, np.float32)
+    if pixels.ndim == 2:
+        return np.repeat(255 * resize(pixels, *view.shape)[..., None], 3, axis=2)
+    return 255 * np.stack([resize(channel, *view.shape) for channel in np.moveaxis(pixels, -1, 0)], axis=-1)
 
 
 def _widen(body: Pixels) -> Pixels:
@@ -135,76 +155,125 @@ def _widen(body: Pixels) -> Pixels:
     return np.pad(body, ((0, 0), (missing // 2, missing - missing // 2), (0, 0)))
 
 
-def _lines(findings: Findings, shown: Score | None, algorithm: str) -> list[Line]:
-    mapped = shown.code.meaning if shown and _shown_map(shown) is not None else ""
-    others = [score for score in findings.scores if score is not shown]
-    return [
-        *_head(findings, shown),
-        *(Line(describe_score(score), 1 / 48, GRAY) for score in others),
-        Line(WARNING, 1 / 36, AMBER),
-        Line(f"by {algorithm}", 1 / 48, GRAY),
-        *(
-            [Line(f"Where the network looked for {mapped}; the line is at half", 1 / 48, GRAY)]
-            if mapped
-            else []
-        ),
-    ]
+# --- the map
 
 
-def _head(findings: Findings, shown: Score | None) -> list[Line]:
+def _draw_map(
+    view: View, findings: Findings, shown: Score | None, marked: tuple[Marking, ...]
+) -> tuple[Pixels, str]:
+    """Return the picture with the one map that is drawn on it, and what to say of that, if there is one."""
+    color, words = _draw_picture(view), ""
+    activation = _activation(view, findings, shown)
+    is_certain = any(not marking.is_doubtful for marking in marked)
+    if shown and activation is not None:
+        color = blend(color, resize(activation, *view.shape))
+        words = f"Where the network looked for {shown.code.meaning}; the line is at half"
+    elif is_certain or (shown and shown.presence is Presence.PRESENT):
+        for value_map, strength in _slide_maps(view, findings):
+            color = blend(color, strength)
+            words = (
+                f"{value_map.identifier} ({value_map.quantity.meaning}); the line is at half of the highest"
+            )
+    return np.rint(color).astype(np.uint8), words
+
+
+def _activation(view: View, findings: Findings, shown: Score | None) -> Map | None:
+    """Return the map of the finding relative to its maximum, if this is the one image that it lies over."""
+    is_whole = findings.sop_instance_uids == (view.image.sop_instance_uid,) and not view.image.frame_number
+    if not is_whole or shown is None or shown.presence is not Presence.PRESENT or shown.activation is None:
+        return None
+    highest = float(shown.activation.max())
+    return shown.activation / np.float32(highest) if highest > 0 else None
+
+
+def _slide_maps(view: View, findings: Findings) -> Iterator[tuple[ValueMap, Map]]:
+    """Yield the map to draw on a slide, from 0 to its maximum: that of attention, else the first."""
+    maps = sorted(findings.maps, key=lambda one: one.quantity != ATTENTION_WEIGHT)
+    for value_map in maps[:1] if view.sizes else ():
+        for plane, frame in enumerate(value_map.frames):
+            scale_yx, highest = view.scale_of(frame), float(value_map.values.max())
+            if scale_yx and highest > 0:
+                values = value_map.values[plane] / np.float32(highest)
+                size = _size(values.shape, value_map.stride_px, scale_yx)
+                yield value_map, np.asarray(fit(resize(values, *size), view.shape), np.float32)
+
+
+def _size(shape: tuple[int, ...], stride_px: int, scale_yx: tuple[float, float]) -> tuple[int, int]:
+    """Return how many rows and columns of the picture the elements of an array cover."""
+    rows, columns = (
+        max(1, round(side * stride_px * scale)) for side, scale in zip(shape, scale_yx, strict=True)
+    )
+    return rows, columns
+
+
+# --- segments and regions
+
+
+def _draw_segments(
+    body: Pixels, view: View, findings: Findings, marked: tuple[Marking, ...]
+) -> Iterator[Line]:
+    """Draw the borders of segments, and yield a line for each that no region speaks for."""
+    marking_by_name = {marking.region.identifier: marking for marking in marked}
+    absent = {region.identifier for region in findings.regions} - set(marking_by_name)
+    for mask in findings.masks:
+        for plane, frame in enumerate(mask.frames):
+            if not (scale_yx := view.scale_of(frame)):
+                continue
+            labels = mask.labels[plane]
+            size = _size(labels.shape, mask.stride_px, scale_yx)
+            for label in np.unique(labels[labels > 0]).tolist():
+                segment = mask.segments[label - 1]
+                if segment.identifier in absent:
+                    continue
+                marking = marking_by_name.get(segment.identifier)
+                color = marking.color if marking else ANATOMY[(label - 1) % len(ANATOMY)]
+                inside = np.asarray(fit(enlarge(labels == label, *size), view.shape), np.bool_)
+                draw_contour(body, inside, color, is_dashed=bool(marking and marking.is_doubtful))
+                if marking is None:
+                    yield Line(f"Border of {segment.code.meaning} [{segment.identifier}]", FOOT, color)
+
+
+def _draw_regions(body: Pixels, view: View, marked: list[Marking]) -> Pixels:
+    picture = Picture.fromarray(body)
+    boxes: list[tuple[Box, Marking]] = []
+    for marking in marked:
+        scale_y, scale_x = view.scale_of(marking.region.outline.frame) or (1.0, 1.0)
+        points = [(float(x) * scale_x, float(y) * scale_y) for x, y in marking.region.outline.points_xy]
+        draw_line(picture, points, marking.color, is_dashed=marking.is_doubtful)
+        xs, ys = zip(*points, strict=True)
+        boxes.append(((round(min(xs)), round(min(ys)), round(max(xs)), round(max(ys))), marking))
+    taken: list[Box] = []
+    for box, marking in boxes:
+        words = f"{marking.number} {NEEDS_REVIEW}" if marking.is_doubtful else str(marking.number)
+        draw_tag(picture, words, box, taken, marking.color)
+    return np.array(picture)
+
+
+# --- the words
+
+
+def _head(findings: Findings, shown: Score | None, marked: tuple[Marking, ...]) -> list[Line]:
     """Return what must be read first."""
     if findings.is_foreign:
-        return [Line(FOREIGN_WARNING, 1 / 25, AMBER)]
+        return [Line(FOREIGN_WARNING, HEAD, AMBER)]
     if shown is None:
-        return [Line("No findings", 1 / 25, WHITE)]
+        return [_count(marked) if marked else Line("No findings", HEAD, WHITE)]
     color = AMBER if shown.is_uncertain else WHITE
     return [
-        Line(f"{shown.code.meaning}: {WORD_BY_PRESENCE[shown.presence]}", 1 / 25, color),
-        *(Line(doubt, 1 / 34, color) for doubt in shown.doubts),
-        Line(describe_probability(shown), 1 / 34, WHITE),
+        Line(f"{shown.code.meaning}: {WORD_BY_PRESENCE[shown.presence]}", HEAD, color),
+        *(Line(doubt, BODY, color) for doubt in shown.doubts),
+        Line(describe_probability(shown), BODY, WHITE),
     ]
 
 
-def _draw_caption(lines: Sequence[Line], width: int, *, has_map: bool) -> Pixels:
-    """Return the band of text, as high as its wrapped lines need."""
-    margin = width // 40
-    placed = []
-    top = margin
-    for line in lines:
-        size = max(SMALLEST_FONT_PX, round(line.size * width))
-        # The font that Pillow carries has ASCII and little else.
-        for text in _wrap(plain(line.text, LONGEST_WORDS), _font(size), width - 2 * margin):
-            placed.append((top, text, size, line.color))
-            top += round(LINE_HEIGHT * size)
-    legend = _draw_legend(width) if has_map else None
-    height = top + margin // 2 + (legend.height if legend else 0)
-    band = Picture.new("RGB", (width, height), BLACK)
-    for offset, text, size, color in placed:
-        ImageDraw.Draw(band).text((margin, offset), text, fill=color, font=_font(size))
-    if legend:
-        band.paste(legend, (margin, top))
-    return np.array(band)
+def _count(marked: tuple[Marking, ...]) -> Line:
+    doubtful = sum(marking.is_doubtful for marking in marked)
+    words = f"{len(marked)} marked" + (f", {doubtful} of them for review" if doubtful else "")
+    return Line(words, HEAD, AMBER if doubtful else WHITE)
 
 
-def _draw_legend(width: int) -> Picture.Image:
-    """Return the scale of the map, from little to most, as it looks over a medium gray."""
-    size = max(SMALLEST_FONT_PX, width // 52)
-    strength = np.tile(np.linspace(0, 1, 12 * size, dtype=np.float32), (size, 1))
-    bar = _blend(np.full((size, 12 * size, 3), 96, np.float32), strength)
-    return Picture.fromarray(np.rint(bar).astype(np.uint8))
-
-
-def _wrap(text: str, font: Font, width: float) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size=size)
+def _region_lines(marked: list[Marking]) -> Iterator[Line]:
+    for marking in marked[:MOST_LINES]:
+        yield Line(marking.sentence, DETAIL, marking.color)
+    if len(marked) > MOST_LINES:
+        yield Line(f"and {len(marked) - MOST_LINES} more, which the report has", DETAIL, GRAY)

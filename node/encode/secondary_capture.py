@@ -7,7 +7,13 @@ import numpy as np
 from highdicom.sc import SCImage
 from PIL import Image as Picture
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+from pydicom.uid import (
+    JPEG2000,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+)
 from pydicom.valuerep import DS
 
 from node.domain.image import Image
@@ -17,6 +23,8 @@ from node.encode.identity import Result, concept, contributing_equipment, stamp
 from node.encode.overlay import draw_overlay
 from node.encode.source import Source
 from node.errors import DatasetError
+from node.read.dataset import LIBRARY_ERRORS
+from node.read.functional_groups import frame_header
 
 LOSSY_METHOD: Mapping[str, str] = {
     JPEGBaseline8Bit: "ISO_10918_1",
@@ -24,6 +32,15 @@ LOSSY_METHOD: Mapping[str, str] = {
     JPEGLSNearLossless: "ISO_14495_1",
 }
 """Transfer syntaxes that never keep every pixel, for sources that do not say so themselves."""
+
+METHOD_IF_LOSSY: Mapping[str, str] = {**LOSSY_METHOD, JPEG2000: "ISO_15444_1"}
+"""By which method, where the source says that pixels were lost."""
+
+NOT_THE_SLIDE = frozenset({"LABEL", "OVERVIEW"})
+"""What else a series of a slide may show (PS3.3 C.8.12.4.1.1)."""
+
+LEAST_COSINE = 0.1
+"""A direction that runs less than this towards an end of the body is not said to run there."""
 
 
 def encode_secondary_capture(result: Result) -> Iterator[Dataset]:
@@ -39,7 +56,8 @@ def encode_secondary_capture(result: Result) -> Iterator[Dataset]:
 
 def _encode_image(result: Result, source: Source, image: Image, number: int) -> Dataset:
     device = result.device
-    overlay = draw_overlay(image, result.findings, f"{device.name} {device.version}")
+    algorithm = f"{device.name} {device.version}"
+    overlay = draw_overlay(image, result.findings, algorithm, _level_sizes(result, source))
     picture = SCImage(
         pixel_array=overlay.pixels,
         photometric_interpretation="RGB",
@@ -52,25 +70,38 @@ def _encode_image(result: Result, source: Source, image: Image, number: int) -> 
         sop_instance_uid=result.instance_uid(Kind.SECONDARY_CAPTURE, number),
         instance_number=number,
         manufacturer=device.manufacturer,
-        pixel_spacing=_spacing_mm(image, overlay.scale),
+        pixel_spacing=_spacing_mm(image, overlay.scale_yx),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         contributing_equipment=[contributing_equipment(device)],
     )
     stamp(picture, result, Kind.SECONDARY_CAPTURE)
-    _describe(picture, source)
-    _declare_loss(picture, source)
+    _describe(picture, source, image)
+    declare_loss(picture, source)
     return picture
 
 
-def _spacing_mm(image: Image, scale: float) -> tuple[float, float] | None:
+def _level_sizes(result: Result, source: Source) -> dict[str, tuple[int, int]]:
+    """Return rows and columns of all levels of the slide that is displayed; of another image, nothing."""
+    if not source.number("TotalPixelMatrixRows"):
+        return {}
+    sizes = {
+        one.sop_instance_uid: (one.number("TotalPixelMatrixRows"), one.number("TotalPixelMatrixColumns"))
+        for one in result.sources
+        if one.series_instance_uid == source.series_instance_uid
+        and not NOT_THE_SLIDE & set(one.text("ImageType").split("\\"))
+    }
+    return {uid: size for uid, size in sizes.items() if min(size) > 0}
+
+
+def _spacing_mm(image: Image, scale_yx: tuple[float, float]) -> tuple[float, float] | None:
     """Return the spacing where it is the patient's: a detector's would be read as if it were."""
     if image.spacing_yx_mm is None or image.spacing_attribute != "PixelSpacing":
         return None
     row_mm, column_mm = image.spacing_yx_mm
-    return row_mm / scale, column_mm / scale
+    return row_mm / scale_yx[0], column_mm / scale_yx[1]
 
 
-def _describe(picture: Dataset, source: Source) -> None:
+def _describe(picture: Dataset, source: Source, image: Image) -> None:
     """Say what the picture is made of, and that words are burned into it."""
     picture["PixelData"].VR = "OB"
     picture.ImageType = ["DERIVED", "SECONDARY"]
@@ -79,22 +110,41 @@ def _describe(picture: Dataset, source: Source) -> None:
     picture.DateOfSecondaryCapture = picture.ContentDate
     picture.TimeOfSecondaryCapture = picture.ContentTime
     picture.DerivationDescription = (
-        "AI result, and the map of a present finding, burned into the displayed image"
+        "AI result, with outlines and maps of findings, burned into the displayed image"
     )
     reference = Dataset()
     reference.ReferencedSOPClassUID = source.sop_class_uid
     reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    if image.frame_number is not None:
+        reference.ReferencedFrameNumber = image.frame_number
     reference.PurposeOfReferenceCodeSequence = [concept(SOURCE_IMAGE)]
     picture.SourceImageSequence = [reference]
-    # highdicom asks for an orientation; what the source does not say is left open.
-    source.copy(picture, ("BodyPartExamined", "PatientOrientation", "Laterality"))
+    source.copy(picture, ("PatientOrientation",))
     if not source.text("PatientOrientation"):
-        picture.PatientOrientation = None
-    if not source.text("BodyPartExamined") and not source.text("Laterality"):
-        picture.Laterality = source.text("ImageLaterality")
+        picture.PatientOrientation = _orientation(source, image)
+    source.copy_body_part(picture)
 
 
-def _declare_loss(picture: Dataset, source: Source) -> None:
+def _orientation(source: Source, image: Image) -> list[str] | None:
+    """Return where rows and columns run in the patient, by the letters of PS3.3 C.7.6.1.1.1, if known.
+
+    A capture has no plane in the patient: without these letters a viewer could not tell left from right.
+    """
+    header = frame_header(source.header, image.frame_number, ("ImageOrientationPatient",))
+    try:
+        cosines = np.array(header.ImageOrientationPatient, np.float64).reshape(2, 3)
+    except LIBRARY_ERRORS:
+        return None
+    return ["".join(_letters(direction)) for direction in cosines.tolist()]
+
+
+def _letters(direction: list[float]) -> list[str]:
+    """Return the ends of the body a direction runs to, the one it is closest to first."""
+    named = [(abs(part), ends[part < 0]) for part, ends in zip(direction, ("LR", "PA", "HF"), strict=True)]
+    return [end for part, end in sorted(named, reverse=True) if part > LEAST_COSINE]
+
+
+def declare_loss(picture: Dataset, source: Source) -> None:
     """Say whether pixels were lost on the way here (PS3.3 C.7.6.1.1.5): once lossy, always lossy."""
     if source.text("LossyImageCompression") == "01":
         source.copy(picture, ("LossyImageCompressionRatio", "LossyImageCompressionMethod"))
@@ -105,13 +155,14 @@ def _declare_loss(picture: Dataset, source: Source) -> None:
     if not source.text("LossyImageCompressionRatio"):
         picture.LossyImageCompressionRatio = DS(round(_compression_ratio(source), 2), auto_format=True)
     if not source.text("LossyImageCompressionMethod"):
-        picture.LossyImageCompressionMethod = LOSSY_METHOD.get(source.transfer_syntax_uid)
+        picture.LossyImageCompressionMethod = METHOD_IF_LOSSY.get(source.transfer_syntax_uid)
 
 
 def _compression_ratio(source: Source) -> float:
     """Return how much smaller the file is than its pixels: what is known where the source gives no ratio."""
     samples = source.number("Rows") * source.number("Columns") * max(1, source.number("SamplesPerPixel"))
-    return max(1.0, samples * source.number("BitsAllocated") / 8 / max(1, source.size_bytes))
+    frames = int(source.text("NumberOfFrames")) if source.text("NumberOfFrames").isdecimal() else 1
+    return max(1.0, frames * samples * source.number("BitsAllocated") / 8 / max(1, source.size_bytes))
 
 
 def preview_png(dataset: Dataset, path: Path) -> None:
