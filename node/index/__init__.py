@@ -1,5 +1,6 @@
 """What the node knows of studies, runs, results and deliveries."""
 
+from node.index.database import sqlite_url
 from node.index.store import (
     ANALYZED,
     DELIVERED,
@@ -11,7 +12,6 @@ from node.index.store import (
     Index,
     Json,
     OpenStudy,
-    sqlite_url,
 )
 
 __all__ = [

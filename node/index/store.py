@@ -17,13 +17,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from node.domain.feedback import Feedback
 from node.domain.study import Instance
+from node.index.database import open_database
 from node.index.tables import (
     DELIVERIES,
     EVENTS,
     FEEDBACK,
     INSTANCES,
     IS_READ,
-    METADATA,
     OBJECTS,
     QUARANTINE,
     RUNS,
@@ -53,10 +53,7 @@ class Index:
 
     def __init__(self, url: str) -> None:
         """Open the database at an SQLAlchemy URL, and make the tables that are missing."""
-        self._engine = sa.create_engine(url)
-        if self._engine.dialect.name == "sqlite":
-            sa.event.listen(self._engine, "connect", _prepare_sqlite)
-        METADATA.create_all(self._engine)
+        self._engine = open_database(url)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -390,17 +387,6 @@ class Index:
                 | counts
                 | {PENDING: connection.execute(waiting).scalar_one()}
             )
-
-
-def sqlite_url(path: Path) -> str:
-    """Return the URL of an SQLite file."""
-    return f"sqlite:///{path}"
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    """Let the commands read while the node writes, and wait for each other instead of failing."""
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
-        connection.execute(f"PRAGMA {pragma}")
 
 
 def _instance(row: Mapping[str, Any]) -> Instance:
