@@ -1,22 +1,28 @@
 """Builds every part from the configuration; the one place that knows them all."""
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 
 import structlog
 
 import node
+from node.account import describe_object
 from node.assembly import Assembler
 from node.config import Configuration, DestinationSettings, ReceiveSettings
 from node.deliver.dimse import DimseDestination
+from node.domain.study import Instance
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
+from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
 from node.interfaces import Engine
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
+from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
 from node.steps import Outlet, Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
@@ -65,7 +71,7 @@ def build_steps(configuration: Configuration, storage: Storage, index: Index, me
         for name, entry in configuration.pipelines.items()
     }
     outlets = {
-        name: Outlet(build_destination(name, entry), entry.objects, entry.max_attempts)
+        name: Outlet(build_destination(name, entry), entry.profile, entry.max_attempts)
         for name, entry in configuration.destinations.items()
     }
     parts = Parts(
@@ -131,16 +137,35 @@ class Node:
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
         self.storage.sweep()
-        known = self.index.paths()
-        for instance in self.storage.instances(known):
-            self.index.record_instance(instance, instance.path.stat().st_mtime)
+        self._reindex_objects()
+        unknown = self.storage.instances(self.index.paths())
+        arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]
+        # In the order of their arrival: a revision takes the place of what came before it.
+        for received_at, instance in sorted(arrivals, key=itemgetter(0)):
+            self._record(instance, received_at)
             log.info("instance_reindexed", sop_instance_uid=instance.sop_instance_uid)
+
+    def _reindex_objects(self) -> None:
+        """Have the index know our results again, before any of them comes back or is spoken of."""
+        known = self.index.run_ids_with_objects()
+        for folder in (one for one in self.storage.runs_folder.iterdir() if one.name not in known):
+            if rows := [describe_object(item) | {"destinations": []} for item in _objects_in(folder)]:
+                self.index.record_objects(folder.name, rows)
 
     def _note_stored(self, stored: Stored) -> None:
         """Have the index know an instance before its sender reads Success."""
         if stored.is_new or not self.index.holds(stored.instance):
-            self.index.record_instance(stored.instance)
+            self._record(stored.instance)
         self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
+
+    def _record(self, instance: Instance, received_at: float | None = None) -> None:
+        """Note what an instance says of our results, then the instance: a crash loses neither."""
+        feedback = read_feedback(instance, self.index.result_paths)
+        if feedback and self.index.record_feedback(instance, feedback, received_at):
+            for verdict, count in Counter(one.verdict.value for one in feedback).items():
+                self.metrics.feedback_received.labels(verdict).inc(count)
+            log.info("feedback_received", sop_instance_uid=instance.sop_instance_uid, verdicts=len(feedback))
+        self.index.record_instance(instance, received_at)
 
     def _note_refused(self, called_ae_title: str, status: int) -> None:
         self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()
@@ -169,6 +194,16 @@ def running(node_: Node) -> Iterator[Node]:
         yield node_
     finally:
         node_.stop()
+
+
+def _objects_in(run_folder: Path) -> list[ResultObject]:
+    """Return every object that a run made; none where their list is damaged, which costs this run alone."""
+    try:
+        folders = [manifest.parent for manifest in run_folder.glob(f"*/{MANIFEST}")]
+        return [item for folder in folders for item in load_objects(folder)]
+    except (OSError, TypeError, ValueError) as fault:
+        log.warning("run_folder_skipped", run_id=run_folder.name, error=type(fault).__name__)
+        return []
 
 
 def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:

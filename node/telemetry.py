@@ -36,6 +36,9 @@ class Metrics:
         self.objects_quarantined = self._counter(
             "objects_quarantined", "Result objects that broke a rule of the conformance gate", "rule"
         )
+        self.feedback_received = self._counter(
+            "feedback_received", "Verdicts of readers on results and on findings in them", "verdict"
+        )
         self.stage_seconds = Histogram(
             "sightline_stage_seconds",
             "How long a stage took",
