@@ -120,11 +120,6 @@ def _describe_run(run: Json) -> Json:
         "regions": [one | {"score": _without_image(one["score"])} for one in run["regions"]],
         "seconds": run["seconds"],
         "objects": [_describe_object(item) for item in run["objects"]],
-        "quarantined": [
-            {name: item[name] for name in ("kind", "sop_instance_uid", "path", "violations")}
-            for item in run["quarantined"]
-        ],
-        "supersedes": run["supersedes"],
     }
 
 
@@ -153,20 +148,15 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
     study = index.study(study_instance_uid)
     if study is None:
         return None
-    account = describe_runs(index, study_instance_uid)
-    deliveries = [
-        one
-        for run in (index.runs(study["job_id"]) if study["job_id"] else [])
-        for item in run["objects"]
-        for one in item["deliveries"]
-    ]
-    outcome = _heaviest(OUTCOMES_BY_WEIGHT, [run["outcome"] for run in account["runs"]])
+    runs = index.runs(study["job_id"]) if study["job_id"] else []
+    deliveries = [one for run in runs for item in run["objects"] for one in item["deliveries"]]
+    outcome = _heaviest(OUTCOMES_BY_WEIGHT, [run["outcome"] for run in runs])
     return {
         "study_instance_uid": study_instance_uid,
         "state": _state(study["state"], deliveries),
         "outcome": (outcome or study["outcome"]) if study["state"] == ANALYZED else "",
-        "reason": study["reason"] or "; ".join(run["reason"] for run in account["runs"] if run["reason"]),
-        "priority": _heaviest(PRIORITIES_BY_WEIGHT, [run["priority"] for run in account["runs"]]),
+        "reason": study["reason"] or "; ".join(run["reason"] for run in runs if run["reason"]),
+        "priority": _heaviest(PRIORITIES_BY_WEIGHT, [run["priority"] for run in runs]),
         "evidence": study["evidence"],
         "received_at": study["first_received_at"],
         "undelivered": [
@@ -174,17 +164,22 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
             for one in deliveries
             if one["state"] != DELIVERED
         ],
-        "runs": [_with_feedback(index, run) for run in account["runs"]],
+        "runs": [_describe_whole_run(index, run) for run in runs],
     }
 
 
-def _with_feedback(index: Index, run: Json) -> Json:
-    """Return a run with what was said of each of its objects, the newest last."""
+def _describe_whole_run(index: Index, run: Json) -> Json:
+    """Return a run of the contract, what is in quarantine, and what was said of each object, newest last."""
     objects = []
     for item in run["objects"]:
         said = index.feedback(item["sop_instance_uid"])
-        objects.append(item | {"feedback": [_without_result(one) for one in said]})
-    return run | {"objects": objects}
+        objects.append(_describe_object(item) | {"feedback": [_without_result(one) for one in said]})
+    columns = ("kind", "sop_instance_uid", "path", "violations")
+    return _describe_run(run) | {
+        "objects": objects,
+        "quarantined": [{name: item[name] for name in columns} for item in run["quarantined"]],
+        "supersedes": run["supersedes"],
+    }
 
 
 def _without_result(said: Json) -> Json:

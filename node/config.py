@@ -33,10 +33,10 @@ from node.config_checks import (
 from node.domain.conditions import Condition, parse
 from node.domain.findings import Priority
 from node.domain.problems import did_you_mean, join, problem, split_key, unknown
+from node.domain.profile import PRESETS, STANDARD_KINDS, Kind, Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
 from node.interfaces import Pipeline
 
-OBJECT_KINDS = ("findings_sr", "summary_sr", "secondary_capture")
 REPOSITORY = Path("triton_repo")
 
 Port = Annotated[int, integer(1, 65535)]
@@ -124,17 +124,39 @@ class TriageRule:
     priority: Annotated[Priority, member(Priority)]
 
 
+def _object_kinds(value: object, key: str) -> tuple[Kind, ...]:
+    """Check the name of a preset, or a list of kinds of object."""
+    if isinstance(value, str):
+        return PRESETS[one_of(*PRESETS)(value, key)]
+    return tuple(dict.fromkeys(filled(list_of(member(Kind)))(value, key)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSettings:
-    """An archive that takes results, the kinds of object it gets, and how long it is tried."""
+    """An archive that takes results, which objects it gets in which form, and how long it is tried."""
 
     host: Annotated[str, host_name]
     port: Port
     ae_title: Annotated[str, valid_ae_title]
     calling_ae_title: Annotated[str, valid_ae_title] = "SIGHTLINE"
-    objects: Annotated[tuple[str, ...], list_of(one_of(*OBJECT_KINDS))] = OBJECT_KINDS
+    objects: Annotated[tuple[Kind, ...], _object_kinds] = STANDARD_KINDS
+    report_class: Annotated[ReportClass, member(ReportClass)] = ReportClass.COMPREHENSIVE_3D
+    segmentation_type: Annotated[SegmentationType, member(SegmentationType)] = SegmentationType.BINARY
+    omit_empty_frames: Annotated[bool, boolean] = True
+    max_frames: Annotated[int, integer(0, 1_000_000)] = 0
     timeout_s: Annotated[float, number(1, 3600)] = 30.0
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
+
+    @property
+    def profile(self) -> Profile:
+        """What the archive takes."""
+        return Profile(
+            kinds=self.objects,
+            report_class=self.report_class,
+            segmentation_type=self.segmentation_type,
+            omit_empty_frames=self.omit_empty_frames,
+            max_frames=self.max_frames,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,29 +7,29 @@ no patient gets into a database. Each may run twice: what it writes is keyed by 
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
-from pydicom.dataset import Dataset
 
 import node
-from node import conformance, eligibility, routing, triage
-from node.account import describe_score
+from node import eligibility, routing, triage
+from node.account import describe_object, describe_region, describe_score
 from node.domain.card import ModelCard
 from node.domain.findings import Algorithm, Findings, Outcome, Refusal
-from node.domain.image import Image
+from node.domain.profile import DEFAULT_PROFILE, Kind, Profile
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
-from node.encode import EncodingContext, encode, warm_up
+from node.encode import EncodingContext, Predecessor, warm_up
 from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
 from node.interfaces import Destination, Engine, Pipeline
+from node.objects import Quarantined, make_objects
 from node.read.header import read_attributes
-from node.read.projection import read_projection
-from node.results import ResultObject, load_findings, load_objects, save_findings, save_objects
+from node.read.picture import read_pictures
+from node.results import ResultObject, load_findings, save_findings
 from node.telemetry import Metrics
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
@@ -50,7 +50,7 @@ class Outlet:
     """What the configuration says of one destination: its implementation, what it gets, how often to try."""
 
     destination: Destination
-    kinds: tuple[str, ...]
+    profile: Profile
     max_attempts: int
 
 
@@ -93,6 +93,13 @@ def readable_parts(series: Series) -> list[Series]:
     if series.instances[0].modality not in PROJECTION_MODALITIES or len(series.instances) == 1:
         return [series]
     return [read_series([instance], [instance]) for instance in series.instances]
+
+
+def subject_of(series: Series) -> str:
+    """Return what a run is about, so that a later run over the same supersedes it: an image, or a series."""
+    if series.instances[0].modality in PROJECTION_MODALITIES and len(series.instances) == 1:
+        return series.instances[0].sop_instance_uid
+    return series.series_instance_uid
 
 
 def derived_id(*parts: object) -> str:
@@ -148,8 +155,9 @@ class Steps:
             runs += [{**run, "job_id": job_id, "planned_at": planned_at} for run in routed]
             reasons += [reason] if reason else []
         for run in runs:
-            columns = ("run_id", "job_id", "study_instance_uid", "series_instance_uid", "pipeline")
-            self._index.record_run({name: run[name] for name in columns} | {"is_finished": False})
+            columns = ("run_id", "job_id", "study_instance_uid", "series_instance_uid", "pipeline", "subject")
+            row = {name: run[name] for name in (*columns, "planned_at")}
+            self._index.record_run(row | {"is_finished": False})
         if not runs:
             reason = "; ".join(dict.fromkeys(reasons))
             self._index.finish_study(study_instance_uid, job_id, outcome.value, reason)
@@ -184,6 +192,7 @@ class Steps:
         digests = sorted((one.sop_instance_uid, one.sha256) for one in series.instances)
         return {
             "run_id": derived_id(rule.pipeline, card.name, card.version, pipeline, node.__version__, digests),
+            "subject": subject_of(series),
             "study_instance_uid": series.study_instance_uid,
             "series_instance_uid": series.series_instance_uid,
             "pipeline": rule.pipeline,
@@ -251,13 +260,14 @@ class Steps:
             "reason": findings.reason,
             "priority": triage.prioritize(findings, self._parts.triage_rules).value,
             "scores": [describe_score(score) for score in findings.scores],
+            "regions": [describe_region(region, findings) for region in findings.regions],
         }
         self._index.record_run(row)
 
     # --- encode: findings to objects that passed the gate
 
     def encode(self, run: Json, analysis: Json) -> Json:
-        """Return the outcome of a run and its objects; an object that breaks a rule never leaves."""
+        """Return the outcome of a run and its objects; where one breaks a rule of the gate, none leaves."""
         findings = load_findings(Path(analysis["findings_path"]))
         try:
             objects = self._objects(run, findings)
@@ -267,47 +277,55 @@ class Steps:
             findings = self._refused(run, Outcome.FAILED, f"the result could not be encoded: {text}")
             self._record_outcome(run, findings)
             objects = self._objects_of_failure(run, findings)
-        rows = [
-            {"sop_instance_uid": one.sop_instance_uid, "kind": one.kind, "sop_class_uid": one.sop_class_uid}
-            | {"path": str(one.path)}
-            for one in objects
-        ]
-        kinds = {name: self._parts.outlets[name].kinds for name in run["destinations"]}
-        self._index.record_objects(run["run_id"], rows, kinds)
+        rows = [describe_object(one) | {"destinations": self._takers(run, one)} for one in objects]
+        self._index.record_objects(run["run_id"], rows)
         self._parts.metrics.runs_finished.labels(run["pipeline"], findings.outcome.value).inc()
         return {
             "outcome": findings.outcome.value,
             "sop_instance_uids": [one.sop_instance_uid for one in objects],
         }
 
+    def _takers(self, run: Json, item: ResultObject) -> list[str]:
+        """Return the destinations that want an object: its kind, in this form."""
+        profiles = {name: self._parts.outlets[name].profile for name in run["destinations"]}
+        return [name for name, profile in profiles.items() if profile.takes(item.kind, item.form)]
+
     def _objects(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
-        """Return the objects of this result: those on disk, where it was encoded before."""
+        """Return the objects of this result; raises ConformanceError where one broke a rule."""
         folder = self._parts.run_folder(run["run_id"]) / derived_id(findings.outcome.value, findings.reason)
-        sources = [Path(path) for path in run["paths"]]
         context = EncodingContext(
             run_key=f"{run['run_id']}/{folder.name}",
             made_at=datetime.fromisoformat(run["planned_at"]),
             priority=triage.prioritize(findings, self._parts.triage_rules),
-            images=self._images(run, findings),
+            images=read_pictures(self._run_series(run).instances, findings.shown_frames),
+            predecessors=self._predecessors(run),
         )
-        return load_objects(folder) or save_objects(folder, self._verified(findings, sources, context))
+        sources = [Path(path) for path in run["paths"]]
+        profiles = [self._parts.outlets[name].profile for name in run["destinations"]] or [DEFAULT_PROFILE]
+        made = make_objects(folder, findings, sources, context=context, profiles=profiles)
+        if made.quarantined:
+            raise self._quarantine(run, made.quarantined)
+        return made.objects
 
-    def _images(self, run: Json, findings: Findings) -> tuple[Image, ...]:
-        instance_by_uid = {one.sop_instance_uid: one for one in self._run_series(run).instances}
+    def _predecessors(self, run: Json) -> tuple[Predecessor, ...]:
+        """Return the objects of the last earlier run over the same images, which those of this supersede."""
+        columns = ("series_instance_uid", "sop_class_uid", "sop_instance_uid")
         return tuple(
-            read_projection(instance_by_uid[frame.sop_instance_uid]) for frame in findings.shown_frames
+            Predecessor(Kind(row["kind"]), run["study_instance_uid"], *(row[name] for name in columns))
+            for row in self._index.superseded_objects(run["run_id"])
         )
 
-    def _verified(
-        self, findings: Findings, sources: Sequence[Path], context: EncodingContext
-    ) -> Iterator[tuple[str, Dataset]]:
-        for item in encode(findings, sources, context):
-            try:
-                conformance.verify(item.dataset, sources)
-            except ConformanceError as error:
-                self._parts.metrics.objects_quarantined.labels(error.message.partition(":")[0]).inc()
-                raise
-            yield item.kind, item.dataset
+    def _quarantine(self, run: Json, quarantined: Sequence[Quarantined]) -> ConformanceError:
+        """Note the objects that broke a rule, and return the error that names the first."""
+        rows = [
+            describe_object(one.object) | {"violations": [str(broken) for broken in one.violations]}
+            for one in quarantined
+        ]
+        self._index.record_quarantine(run["run_id"], rows)
+        for rule in {broken.rule for one in quarantined for broken in one.violations}:
+            self._parts.metrics.objects_quarantined.labels(rule).inc()
+        first = quarantined[0]
+        return ConformanceError(first.object.sop_instance_uid, "; ".join(map(str, first.violations)))
 
     def _objects_of_failure(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
         try:

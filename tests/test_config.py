@@ -21,8 +21,10 @@ from node.config import (
 )
 from node.domain.conditions import parse
 from node.domain.findings import Priority
+from node.domain.profile import Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
 
+PACS = 'host = "a"\nport = 104\nae_title = "A"\n'
 SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "sightline.toml"
 SPLEEN = '''
 """A pipeline of a site's own."""
@@ -59,6 +61,47 @@ def problems_of(toml):
     with pytest.raises(ConfigurationError) as caught:
         check_configuration(tomllib.loads(toml))
     return caught.value.problems
+
+
+# --- what a destination gets
+
+
+@pytest.mark.parametrize(
+    ("objects", "kinds"),
+    [
+        ('"air"', "findings_sr lesions_sr segmentation parametric_map key_objects"),
+        ('"viewer"', "lesions_sr summary_sr segmentation parametric_map secondary_capture"),
+        (
+            '"classic"',
+            "findings_sr lesions_sr summary_sr segmentation parametric_map key_objects presentation_state "
+            "secondary_capture",
+        ),
+        ('["annotations", "findings_sr", "annotations"]', "annotations findings_sr"),
+    ],
+)
+def test_a_preset_or_a_list_names_the_objects(objects, kinds):
+    toml = f"[destinations.a]\n{PACS}objects = {objects}"
+
+    settings = check_configuration(tomllib.loads(toml)).destinations["a"]
+
+    assert settings.profile.kinds == tuple(kinds.split())
+
+
+def test_the_forms_of_objects_are_the_destinations_own():
+    toml = (
+        f'[destinations.a]\n{PACS}segmentation_type = "fractional"\nomit_empty_frames = false\n'
+        f'max_frames = 500\nreport_class = "enhanced"\n[destinations.b]\n{PACS}'
+    )
+
+    destinations = check_configuration(tomllib.loads(toml)).destinations
+
+    assert destinations["a"].profile == Profile(
+        report_class=ReportClass.ENHANCED,
+        segmentation_type=SegmentationType.FRACTIONAL,
+        omit_empty_frames=False,
+        max_frames=500,
+    )
+    assert destinations["b"].profile == Profile()
 
 
 # --- defaults
@@ -197,8 +240,6 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
 
 # --- what it refuses
 
-PACS = 'host = "a"\nport = 104\nae_title = "A"\n'
-
 
 @pytest.mark.parametrize(
     ("toml", "problem"),
@@ -264,8 +305,25 @@ PACS = 'host = "a"\nport = 104\nae_title = "A"\n'
         ),
         (
             f'[destinations.a]\n{PACS}objects = ["finding_sr"]',
-            'destinations.a.objects[0]: "finding_sr" – expected findings_sr or summary_sr or '
+            'destinations.a.objects[0]: "finding_sr" – expected findings_sr or lesions_sr or summary_sr or '
+            "segmentation or parametric_map or presentation_state or key_objects or annotations or "
             "secondary_capture – did you mean findings_sr?",
+        ),
+        (
+            f'[destinations.a]\n{PACS}objects = "viewr"',
+            'destinations.a.objects: "viewr" – expected air or viewer or classic – did you mean viewer?',
+        ),
+        (
+            f"[destinations.a]\n{PACS}objects = []",
+            "destinations.a.objects: [] – expected at least one entry",
+        ),
+        (
+            f'[destinations.a]\n{PACS}segmentation_type = "fraction"',
+            'destinations.a.segmentation_type: "fraction" – expected binary or fractional or labelmap',
+        ),
+        (
+            f"[destinations.a]\n{PACS}max_frames = -1",
+            "destinations.a.max_frames: -1 – expected an integer 0–1000000",
         ),
         (f'[destinations."a b"]\n{PACS}', 'destinations."a b": "a b" – expected a name of 1–64 letters'),
         (

@@ -185,9 +185,24 @@ def test_it_is_what_the_plain_call_of_highdicom_gives(
     with dataset_faults("the result"):
         (ours,) = encode_parametric_map(result_of(located[shape], written[shape].paths))
         plain = plain_map(images, value_map.values, tile_pixel_array=shape == "slide")
+    if shape != "slide":
+        turn(plain)
 
     assert ours.FloatPixelData == plain.FloatPixelData
     assert comparable(ours) == comparable(plain)
+
+
+def turn(dataset: Dataset) -> None:
+    """Let the frames run along the normal of their planes: OHIF shows them on the wrong slices otherwise."""
+    frames = list(dataset.PerFrameFunctionalGroupsSequence)
+    values = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(len(frames), -1)
+    dataset.PerFrameFunctionalGroupsSequence = frames[::-1]
+    dataset.FloatPixelData = values[::-1].tobytes()
+    row_xyz, column_xyz = np.reshape(
+        dataset.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)
+    ).astype(float)
+    positions = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames[::-1]]
+    assert (np.diff(np.array(positions, float) @ np.cross(row_xyz, column_xyz)) > 0).all()
 
 
 def comparable(dataset: Dataset) -> dict[str, object]:

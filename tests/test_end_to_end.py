@@ -180,6 +180,19 @@ SCORE = {
     "doubts": [set(Doubt)],
     "presence": {"present", "absent", "undetermined"},
 }
+REGION = {
+    "identifier": str,
+    "name": str,
+    "code": CODE,
+    "sop_instance_uid": str,
+    "frame_number": int | None,
+    "box": (float, float, float, float),
+    "site": str,
+    "laterality": str,
+    "presence": {"present", "absent", "undetermined"},
+    "score": OrNull([SCORE]),
+    "measurements": [{"name": str, "value": float, "unit": str, "interval": OrNull([(float, float)])}],
+}
 OBJECT = {
     "kind": str,
     "sop_class_uid": str,
@@ -195,7 +208,7 @@ RUN = {
     "priority": PRIORITIES,
     "scores": [SCORE],
     "out_of_distribution": OrNull([{"score": float, "threshold": float}]),
-    "regions": [dict],
+    "regions": [REGION],
     "seconds": Each({str: float}),
     "objects": [OBJECT],
 }

@@ -61,7 +61,9 @@ def test_each_region_is_a_closed_line_where_it_was_found(
         assert line.GraphicAnnotationUnits == ("MATRIX" if shape == "slide" else "PIXEL")
         assert image.ReferencedSOPInstanceUID == region.outline.frame.sop_instance_uid
         assert image.get("ReferencedFrameNumber") == region.outline.frame.frame_number
-        assert layer == ("AI_FINDINGS" if case.findings.presence_of(region) is Presence.PRESENT else "AI_REVIEW")
+        assert layer == (
+            "AI_FINDINGS" if case.findings.presence_of(region) is Presence.PRESENT else "AI_REVIEW"
+        )
 
 
 @pytest.mark.parametrize("shape", WRITERS)

@@ -6,11 +6,12 @@ import pytest
 from pydicom import dcmread
 
 from node.account import describe_study
-from node.config import OBJECT_KINDS, TriageRule
+from node.config import TriageRule
 from node.domain.card import ModelCard, ModelClass, Requirement
 from node.domain.code import Code
 from node.domain.conditions import parse
 from node.domain.findings import Doubt, Priority
+from node.domain.profile import DEFAULT_PROFILE, Profile
 from node.encode import encode
 from node.errors import DeliveryRefusedError, DestinationUnreachableError, PixelError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, sqlite_url
@@ -32,8 +33,10 @@ FRONTAL_ONLY = Requirement("view", {"not": {"view": ["LATERAL"]}}, "is a lateral
 class GatedEngine(FakeEngine):
     """A FakeEngine whose card has a requirement, and codes that every archive knows."""
 
+    codes: tuple[Code, ...] = FINDINGS
+
     def card(self, model: str) -> ModelCard:
-        classes = tuple(ModelClass(code, 0.5) for code in FINDINGS)
+        classes = tuple(ModelClass(code, 0.5) for code in self.codes)
         return dataclasses.replace(super().card(model), classes=classes, requirements=(FRONTAL_ONLY,))
 
 
@@ -69,12 +72,13 @@ class BrokenPipeline:
 class Bench:
     """The steps over a real spool and index, with a fake engine and destination."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: Profile = DEFAULT_PROFILE) -> None:
         self.folder = folder
         self.storage = Storage(folder / "data")
         self.index = Index(sqlite_url(folder / "index.sqlite"))
         self.destination = FakeDestination()
         self.metrics = Metrics()
+        self.profile = profile
         self.use(ChestXray())
 
     def use(self, pipeline, engine=None) -> None:
@@ -86,7 +90,7 @@ class Bench:
             routes={"chest_xray": Route(pipeline, Rule("chest_xray", parse({"modality": ["CR", "DX"]})))},
             scopes={},
             triage_rules=(TriageRule(finding="Pneumonia", at_least=0.5, priority=Priority.URGENT),),
-            outlets={"pacs": Outlet(self.destination, OBJECT_KINDS, max_attempts=3)},
+            outlets={"pacs": Outlet(self.destination, self.profile, max_attempts=3)},
             metrics=self.metrics,
         )
         self.steps = Steps(parts)
@@ -113,6 +117,7 @@ class Bench:
         for run in runs:
             self.steps.take("encode", run, self.steps.take("analyze", run))
             self.steps.take("finish", run)
+        self.last_run = runs[-1] if runs else None
         return runs
 
     def account(self, uid: str) -> dict:
@@ -133,7 +138,11 @@ def test_a_radiograph_ends_with_findings_and_all_objects(bench):
 
     account = bench.account(uid)
     assert (account["outcome"], account["priority"], account["state"]) == ("findings", "urgent", "delivering")
-    assert {item["kind"] for item in account["runs"][0]["objects"]} == set(OBJECT_KINDS)
+    assert {item["kind"] for item in account["runs"][0]["objects"]} == {
+        "findings_sr",
+        "summary_sr",
+        "secondary_capture",
+    }
     assert set(account["runs"][0]["seconds"]) == {"analyze", "encode", "finish"}
 
 
@@ -255,7 +264,7 @@ def test_an_analysis_that_breaks_ends_failed_with_a_report(bench, fault, reason)
 
 def test_a_result_that_breaks_a_rule_never_leaves(bench, monkeypatch):
     uid = bench.receive("PA")
-    monkeypatch.setattr("node.steps.encode", _encode_for_somebody_else)
+    monkeypatch.setattr("node.objects.encode", _encode_for_somebody_else)
 
     bench.read(uid)
 
@@ -266,10 +275,36 @@ def test_a_result_that_breaks_a_rule_never_leaves(bench, monkeypatch):
     assert "sightline_objects_quarantined_total" in bench.metrics.exposition().decode()
 
 
-def _encode_for_somebody_else(findings, sources, context):
-    for item in encode(findings, sources, context):
+def _encode_for_somebody_else(findings, sources, context, **options):
+    for item in encode(findings, sources, context, **options):
         item.dataset.PatientID = "somebody else"
         yield item
+
+
+def test_an_object_that_breaks_a_rule_is_kept_in_quarantine_and_the_study_says_why(bench):
+    unknown = Code("1", "SCT", "No such concept"), Code("2", "SCT", "Nor this")
+    bench.use(ChestXray(), GatedEngine(codes=unknown))
+    uid = bench.receive("PA")
+
+    bench.read(uid)
+
+    account = bench.account(uid)
+    (run,) = account["runs"]
+    assert account["outcome"] == "failed"
+    assert "known_codes" in account["reason"]
+    assert {item["kind"] for item in run["quarantined"]} == {"findings_sr"}
+    for item in run["quarantined"]:
+        assert str(dcmread(item["path"]).SOPInstanceUID) == item["sop_instance_uid"]
+        assert item["violations"][0].startswith("known_codes: ")
+    assert {item["kind"] for item in run["objects"]} == {"findings_sr", "summary_sr"}, (
+        "the report of the failure"
+    )
+    assert (
+        'sightline_objects_quarantined_total{rule="known_codes"} 1.0' in bench.metrics.exposition().decode()
+    )
+    taken = [item["sop_instance_uid"] for item in run["quarantined"]]
+    bench.steps.take("deliver", bench.last_run, "pacs", 1)
+    assert not {str(dcmread(path).SOPInstanceUID) for path in bench.destination.taken} & set(taken)
 
 
 def test_delivery_is_tried_again_until_it_succeeds(bench):

@@ -100,7 +100,17 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
                 )
             )
         print_table(("finding", "says", "probability", "why"), [_score_row(score) for score in run["scores"]])
+        if run["regions"]:
+            print_table(
+                ("region", "is", "says", "probability", "where"), list(map(_region_row, run["regions"]))
+            )
         print_table(("object", "delivered to", "file"), [_object_row(item) for item in run["objects"]])
+        if said := [_feedback_row(item, one) for item in run["objects"] for one in item["feedback"]]:
+            print_table(("feedback", "on", "finding", "author", "received"), said)
+        for item in run["quarantined"]:
+            say(f"quarantined {item['kind']} {item['path']}: {'; '.join(item['violations'])}")
+        if run["supersedes"]:
+            say(f"supersedes {', '.join(run['supersedes'])}")
     for one in study["undelivered"]:
         say(f"{one['state']} to {one['destination']}: {one['detail']}")
     say("")
@@ -108,13 +118,30 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
 
 
 def _score_row(score: Json) -> list[str]:
+    return [score["name"], score["presence"], _probability(score), "; ".join(score["doubts"])]
+
+
+def _probability(score: Json | None) -> str:
+    if score is None:
+        return ""
     low, high = (100 * bound for bound in score["interval"])
-    probability = f"{100 * score['probability']:.0f} % ({low:.0f}–{high:.0f} %)"
-    return [score["name"], score["presence"], probability, "; ".join(score["doubts"])]
+    return f"{100 * score['probability']:.0f} % ({low:.0f}–{high:.0f} %)"
+
+
+def _region_row(region: Json) -> list[str]:
+    frame = f" frame {region['frame_number']}" if region["frame_number"] else ""
+    where = f"{region['site']} {region['laterality']}".strip()
+    place = f"{where} {region['sop_instance_uid']}{frame}".strip()
+    return [region["identifier"], region["name"], region["presence"], _probability(region["score"]), place]
 
 
 def _object_row(item: Json) -> list[str]:
     return [item["kind"], ", ".join(item["delivered_to"]), item["path"]]
+
+
+def _feedback_row(item: Json, said: Json) -> list[str]:
+    received = datetime.fromtimestamp(said["received_at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return [said["verdict"], item["kind"], said["finding"], said["author"], received]
 
 
 def _event_row(event: Json) -> list[str]:

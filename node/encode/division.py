@@ -32,11 +32,6 @@ class Part:
     peaks: Floats
     omits_empty_frames: bool
 
-    def number_of(self, identifier: str) -> int | None:
-        """Return the number of a segment in the object."""
-        names = [self.mask.segments[segment].identifier for segment in self.segments]
-        return names.index(identifier) + 1 if identifier in names else None
-
     def shows(self, outline: Outline, number: int) -> bool:
         """Return whether the object has a segment's frame where the outline is."""
         column, row = (outline.points_xy.mean(axis=0) / self.grid.stride_px).tolist()

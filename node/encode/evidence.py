@@ -10,6 +10,8 @@ EMPTY = """
     ReferringPhysicianName
 """
 
+SLICE = "FrameOfReferenceUID ImageOrientationPatient ImagePositionPatient PixelSpacing"
+
 
 class AnySource:
     """Leaves the copying of patient and study to `stamp`: highdicom's own refuses unknown SOP classes."""
@@ -47,4 +49,15 @@ def image_evidence(source: Source) -> Dataset:
     """
     image = evidence(source)
     source.copy_decoded(image, GEOMETRY.split())
+    return image
+
+
+def slice_evidence(source: Source) -> Dataset:
+    """Return what highdicom needs of a further slice, after the whole evidence of the first."""
+    image = Dataset()
+    image.StudyInstanceUID = source.study_instance_uid
+    image.SeriesInstanceUID = source.series_instance_uid
+    image.SOPClassUID = UID(source.sop_class_uid)
+    image.SOPInstanceUID = UID(source.sop_instance_uid)
+    source.copy_decoded(image, SLICE.split())
     return image

@@ -45,7 +45,7 @@ from node.encode.groups import (
 from node.encode.identity import Result, coded, private_scheme
 from node.encode.measurements import doubts, probability, quantity
 from node.encode.pictures import pictures_of
-from node.encode.segmentation import SegmentPlace, locate_segment
+from node.encode.segmentation import SegmentPlace, locate_segments
 from node.encode.summary import describe_verdict
 
 
@@ -88,10 +88,11 @@ def encode_lesions(result: Result) -> Iterator[Dataset]:
 
 
 def _lesions(result: Result) -> Iterator[Lesion]:
+    segments = locate_segments(result)
     for region in result.findings.regions:
         # The one group of a region on a slide has its outline, so no room for a segment.
         is_on_slide = is_tiled(source_of(region.outline, result))
-        segment = None if is_on_slide else locate_segment(result, region.identifier)
+        segment = None if is_on_slide else segments.get(region.identifier)
         yield Lesion(region, result, coordinates(region.outline, result), segment)
 
 

@@ -56,7 +56,7 @@ def _encode_map(result: Result, value_map: ValueMap, grid: Grid, number: int) ->
         **identity(result, PARAMETRIC_MAP, number, [value_map.quantity, value_map.unit]),
     )
     complete(dataset, result, PARAMETRIC_MAP, grid, place)
-    if False:
+    if not grid.is_slide:
         _order_along_normal(dataset)
     if not any(keyword in dataset for keyword in ANATOMY):
         # Which part it is, is not known, so neither whether it has two sides (PS3.3 C.7.3.1).

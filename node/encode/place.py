@@ -10,7 +10,7 @@ from highdicom.enum import CoordinateSystemNames
 from highdicom.spatial import compute_tile_positions_per_frame
 from pydicom.dataset import Dataset
 
-from node.encode.evidence import image_evidence
+from node.encode.evidence import image_evidence, slice_evidence
 from node.encode.planes import Grid
 from node.errors import DatasetError, GeometryError
 
@@ -47,16 +47,18 @@ def find_place(grid: Grid, shape: tuple[int, int]) -> Place:
 
 
 def _slices_place(grid: Grid) -> Place:
-    images = tuple(map(image_evidence, grid.sources))
-    if grid.has_place:
-        _require_stack(grid, images)
+    first = image_evidence(grid.source)
+    if not grid.has_place:
+        if not all(spacing_mm > 0 for spacing_mm in first.get("PixelSpacing") or [0]):
+            first.pop("PixelSpacing", None)
+        return Place((first,))
+    images = (first, *map(slice_evidence, grid.sources[1:]))
+    _require_stack(grid, images)
+    _replace(first, SliceThickness=first.get("SliceThickness") or None)
     for image in images:
-        if grid.has_place:
+        if image.ImageOrientationPatient != first.ImageOrientationPatient:
             # Cosines that differ in their last digits are refused by highdicom.
-            _replace(image, **{keyword: images[0][keyword].value for keyword in PARALLEL})
-            _replace(image, SliceThickness=image.get("SliceThickness") or None)
-        elif not all(spacing_mm > 0 for spacing_mm in image.get("PixelSpacing") or [0]):
-            image.pop("PixelSpacing", None)
+            _replace(image, ImageOrientationPatient=first.ImageOrientationPatient)
     return Place(images)
 
 

@@ -50,23 +50,35 @@ class SegmentPlace:
 
 
 def locate_segment(result: Result, identifier: str) -> SegmentPlace | None:
-    """Return where the segment of a region is; None where the result has none, or its profile wants none.
+    """Return where the segment of a region is; None where the result has none, or its profile wants none."""
+    return locate_segments(result).get(identifier)
 
-    Of one that is divided over several objects it is the part on the picture that the region is outlined on.
+
+def locate_segments(result: Result) -> dict[str, SegmentPlace]:
+    """Return where each segment is, by its identifier, without encoding any.
+
+    Of one that is divided over several objects it is the part on the picture that its region is outlined on.
     """
     if SEGMENTATION not in result.context.profile.kinds:
-        return None
-    places = [(part, number) for part in divide(result) if (number := part.number_of(identifier))]
-    outlines = [one.outline for one in result.findings.regions if one.identifier == identifier]
-    shown = [(part, number) for part, number in places for one in outlines if part.shows(one, number)]
-    for part, number in (*shown, *places):
-        return SegmentPlace(
-            series_instance_uid=result.series_uid(SEGMENTATION),
-            sop_class_uid=_sop_class_uid(result),
-            sop_instance_uid=result.instance_uid(SEGMENTATION, part.number),
-            number=number,
-        )
-    return None
+        return {}
+    outlines = {region.identifier: region.outline for region in result.findings.regions}
+    places: dict[str, SegmentPlace] = {}
+    for part in divide(result):
+        for number, segment in enumerate(part.segments, 1):
+            name = part.mask.segments[segment].identifier
+            if name not in places or (name in outlines and part.shows(outlines[name], number)):
+                places[name] = _place_in(result, part, number)
+    return places
+
+
+def _place_in(result: Result, part: Part, number: int) -> SegmentPlace:
+    is_map = result.context.profile.segmentation_type is SegmentationType.LABELMAP
+    return SegmentPlace(
+        series_instance_uid=result.series_uid(SEGMENTATION),
+        sop_class_uid=LABEL_MAP_STORAGE if is_map else SegmentationStorage,
+        sop_instance_uid=result.instance_uid(SEGMENTATION, part.number),
+        number=number,
+    )
 
 
 def encode_segmentation(result: Result) -> Iterator[Dataset]:
@@ -75,11 +87,6 @@ def encode_segmentation(result: Result) -> Iterator[Dataset]:
     A segment that is empty is left out, so the numbers of the others may be lower than in the mask.
     """
     return (_encode_part(result, part) for part in divide(result))
-
-
-def _sop_class_uid(result: Result) -> str:
-    is_map = result.context.profile.segmentation_type is SegmentationType.LABELMAP
-    return LABEL_MAP_STORAGE if is_map else SegmentationStorage
 
 
 def _encode_part(result: Result, part: Part) -> Dataset:
