@@ -1,0 +1,1 @@
+"""Ways to spoil valid objects, and the rule of the gate that each of them breaks."""
