@@ -1,15 +1,26 @@
 #!/usr/bin/env bash
 # Every check of this repository, from a clean clone: environment, peers, style, types, layers, tests.
-# Arguments go to pytest: `bash tests/run.sh tests/test_routing.py -x`.
+# `--viewer` also installs a browser and a web viewer (700 MB), and runs the tests that look at results in it.
+# Other arguments go to pytest: `bash tests/run.sh tests/test_routing.py -x`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null                # nothing may stop to ask
 
 . deploy/environment.sh
 
+wants_viewer=
+arguments=()
+for argument in "$@"; do
+    if [ "$argument" = --viewer ]; then wants_viewer=yes; else arguments+=("$argument"); fi
+done
+
 # The peers of the tests: command, and the Debian package that brings it.
 peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless"
 files="/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb /usr/share/java/pixelmed.jar:libpixelmed-java"
+if [ "$wants_viewer" ]; then
+    peers="$peers chromium:chromium"
+    files="$files /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf:fonts-dejavu-core"
+fi
 
 list_missing_packages() {
     local pair
@@ -26,6 +37,7 @@ install_peers() {
     missing=$(list_missing_packages | xargs)
     [ -z "$missing" ] && return
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        [ -z "$wants_viewer" ] || stop "--viewer needs Debian packages, which root can install: apt-get install $missing"
         say "tests with real peers will be skipped; to run them: apt-get install $missing"
         return
     fi
@@ -40,6 +52,15 @@ install_peers() {
     rm -f "$log"
 }
 
+install_viewer() {
+    if ! .venv/bin/python -c "import playwright" 2>/dev/null; then
+        say "installing playwright into .venv"
+        .venv/bin/python -m pip install -qq --disable-pip-version-check --no-input --root-user-action=ignore \
+            --editable ".[viewer]" || stop "pip could not install playwright; its message is above"
+    fi
+    .venv/bin/python -m tests.peers.ohif || stop "the viewer cannot be installed; the reason is above"
+}
+
 check() {
     local started=$SECONDS
     "$@" || stop "failed: $*"
@@ -48,6 +69,7 @@ check() {
 
 install_environment .venv ".[test,train]" "the first time: some minutes, 6 GB, most of it PyTorch"
 install_peers
+[ -z "$wants_viewer" ] || install_viewer
 export PATH="$PWD/.venv/bin:$PATH:/usr/sbin"
 # DCMTK leaves Nagle's algorithm on unless told so: 40 ms for every instance it sends.
 export TCP_NODELAY=1
@@ -56,4 +78,5 @@ check ruff format --check .
 check ruff check .
 check mypy --no-error-summary
 check lint-imports --no-logo
-check pytest "$@"
+# Two processes, a file of tests in one of them: the tests wait for programs half of their time.
+check pytest --numprocesses 2 --dist loadfile "${arguments[@]}"

@@ -1,0 +1,289 @@
+"""OHIF shows our results where they belong: told from its words and its pixels, before a real Orthanc."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image as Picture
+from pydicom import Dataset, dcmread
+
+from node.domain.profile import PRESETS, Kind, Profile
+from node.encode import encode
+from node.read.picture import read_pictures
+from node.receive.folder import store_file
+from node.storage import Storage
+from tests.located import located_findings
+from tests.peers import REPOSITORY, wait_until
+from tests.peers.ohif import unpack_ohif
+from tests.peers.orthanc import Orthanc, run_orthanc
+from tests.peers.viewer import Pixels, Viewer, need_viewer, run_viewers
+from tests.results import make_context, save
+from tests.sources import Written, write_ct_series, write_radiograph
+
+SCREENSHOTS = REPOSITORY / ".artifacts" / "viewer"
+PLANES = 20
+VALUES = [
+    [
+        f"Certainty of Finding: {percent} %",
+        "Volume: 512.50 mm3",
+        "L: : 11.25 mm",
+        "Attenuation Coefficient: 35.50 [hnsf'U]",
+    ]
+    for percent in ("58.00", "91.00")
+]
+"""Of the two lesions, in the viewer's words: it has a short name for the long axis."""
+
+Mask = npt.NDArray[np.bool_]
+
+HALF_A_VOXEL_PX = 4
+"""On the screen, where a voxel of the CT has 7 × 7 pixels."""
+BRIGHT = 200
+"""What only the lesion reaches in the window of the CT: tissue lies in its middle."""
+BRIGHT_BELOW_MAP = 130
+"""The same of the blue that is left of it where a map lies over it."""
+COLORFUL = 30
+"""How far the channels of a color must lie apart, of 255: more than any gray has after it was drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study in the archive: its images, and the objects made of what was found in them."""
+
+    uid: str
+    written: Written
+    objects: dict[Kind, Dataset]
+
+    def description(self, kind: Kind) -> str:
+        return str(self.objects[kind].SeriesDescription)
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    need_viewer()
+    with run_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture(scope="module")
+def studies(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Study]:
+    """A CT and a chest radiograph with two lesions each, and all objects that the preset for viewers has."""
+    folder = tmp_path_factory.mktemp("studies")
+    written = {
+        "ct": with_square_pixels(write_ct_series(folder / "ct", planes=PLANES, rows=128, columns=128)),
+        "radiograph": write_radiograph(folder / "radiograph"),
+    }
+    return {name: add_results(archive, one, folder / f"{name}-results") for name, one in written.items()}
+
+
+def with_square_pixels(written: Written) -> Written:
+    """Let rows lie as far apart as columns: OHIF takes one spacing for the other where it places outlines."""
+    for path in written.paths:
+        dataset = dcmread(path)
+        dataset.PixelSpacing = [dataset.PixelSpacing[0]] * 2
+        dataset.save_as(path)
+    return written
+
+
+def add_results(archive: Orthanc, written: Written, folder: Path) -> Study:
+    """Encode as the node does, and upload the images with their results."""
+    findings = located_findings(written)
+    storage = Storage(folder / "data")
+    instances = [store_file(path, storage).instance for path in written.paths]
+    pictures = read_pictures(instances, findings.shown_frames)
+    context = make_context(written.paths[0].stem, *pictures, profile=Profile(PRESETS["viewer"]))
+    objects = {one.kind: one.dataset for one in encode(findings, written.paths, context)}
+    results = [save(dataset, folder / f"{kind}.dcm") for kind, dataset in objects.items()]
+    for path in (*written.paths, *results):
+        archive.upload(path)
+    return Study(findings.study_instance_uid, written, objects)
+
+
+@pytest.fixture(scope="module")
+def new_viewer(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Viewer]]:
+    with run_viewers(archive, tmp_path_factory.mktemp("browser")) as new:
+        yield new
+
+
+@pytest.fixture
+def viewer(new_viewer: Callable[[], Viewer], request: pytest.FixtureRequest) -> Iterator[Viewer]:
+    """A fresh page, of which a picture is kept at the end, and which must not have complained."""
+    viewer = new_viewer()
+    yield viewer
+    viewer.screenshot(SCREENSHOTS / f"{request.node.name.removeprefix('test_')}.png")
+    errors = viewer.errors()
+    viewer.close()
+    assert errors == []
+
+
+# --- boxes
+
+
+@pytest.mark.viewer
+def test_the_box_stands_around_the_lesion_with_the_values_of_the_model(
+    studies: dict[str, Study], viewer: Viewer
+) -> None:
+    study = studies["ct"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.LESIONS_SR), answer="No")
+
+    assert values_shown(viewer) == VALUES
+    # The other lesion lies to the right of it.
+    box = min(viewer.outlines(), key=lambda points: points[:, 1].min())
+    rows, columns = np.nonzero(lesion_in(viewer.pixels()))
+    left_top, right_bottom = (rows.min(), columns.min()), (rows.max() + 1, columns.max() + 1)
+    assert box.min(axis=0) == pytest.approx(left_top, abs=HALF_A_VOXEL_PX)
+    assert box.max(axis=0) == pytest.approx(right_bottom, abs=HALF_A_VOXEL_PX)
+
+
+@pytest.mark.viewer
+def test_a_box_on_a_radiograph_has_its_values_too(studies: dict[str, Study], viewer: Viewer) -> None:
+    study = studies["radiograph"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.LESIONS_SR), answer="No")
+
+    assert values_shown(viewer) == VALUES
+
+
+def values_shown(viewer: Viewer) -> list[list[str]]:
+    """The values that stand first beside each box."""
+    return sorted(lines[: len(VALUES[0])] for lines in viewer.annotations())
+
+
+@pytest.mark.viewer
+def test_a_lesion_becomes_a_measurement_with_its_name_and_site(
+    studies: dict[str, Study], viewer: Viewer
+) -> None:
+    study = studies["ct"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.LESIONS_SR), answer="Yes")
+
+    viewer.press("trackedMeasurements-btn")
+    viewer.wait_for("Measurements (2)")
+    assert re.search(r"Measurements \(2\)(.|\n)*Nodule(.|\n)*Lung", viewer.text())
+
+
+# --- masks
+
+
+@pytest.mark.viewer
+def test_the_mask_lies_on_the_lesion(studies: dict[str, Study], viewer: Viewer) -> None:
+    study = studies["ct"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.SEGMENTATION), answer="Yes")
+    viewer.press("panelSegmentation-btn")
+    viewer.click("Lesion 1")
+    viewer.wait_for(largest_instance(study.written))
+    shown = viewer.pixels()
+    viewer.press("data-row-visibility-toggle")
+    hidden = viewer.pixels(unlike=shown)
+    viewer.press("data-row-visibility-toggle")
+
+    mask, lesion = is_colorful(shown) & ~is_colorful(hidden), lesion_in(hidden)
+    distance_px = np.argwhere(mask).mean(axis=0) - np.argwhere(lesion).mean(axis=0)
+    assert distance_px == pytest.approx([0, 0], abs=2)
+    assert (mask & lesion).sum() > 0.9 * (mask | lesion).sum()
+
+
+@pytest.mark.viewer
+def test_the_map_is_hot_where_the_lesion_is(studies: dict[str, Study], viewer: Viewer) -> None:
+    study = studies["ct"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.PARAMETRIC_MAP))
+
+    (image,) = wait_until(lambda: with_map(viewer.pixels()), "the map is drawn")
+    # The map's blue hardly changes with the value, so in it the image below is still seen.
+    lesion = image[:, :, 2] > BRIGHT_BELOW_MAP
+    assert lesion.any()
+    assert (lesion & is_hot(image)).sum() > 0.85 * lesion.sum()
+
+
+def with_map(image: Pixels) -> list[Pixels]:
+    """The image in a list that is empty where no map lies on it."""
+    return [image] if is_hot(image).any() else []
+
+
+def is_hot(image: Pixels) -> Mask:
+    """Where the map has more than its lowest values, which the viewer paints purple."""
+    return np.asarray(image[:, :, 1].astype(int) - image[:, :, ::2].min(axis=2) > 10)
+
+
+def lesion_in(image: Pixels) -> Mask:
+    """What is bright and gray, (rows, columns)."""
+    return (image.min(axis=2) > BRIGHT) & ~is_colorful(image)
+
+
+def is_colorful(image: Pixels) -> Mask:
+    return np.asarray(np.ptp(image, axis=2) > COLORFUL)
+
+
+def largest_instance(written: Written) -> re.Pattern[str]:
+    """What the viewer says of the images in which the lesion is as large as in no other."""
+    areas = written.mask.sum(axis=(1, 2))
+    numbers = [str(index + 1) for index in np.flatnonzero(areas == areas.max())]
+    return re.compile(rf"I:({'|'.join(numbers)}) \(")
+
+
+# --- pictures and words
+
+
+@pytest.mark.viewer
+@pytest.mark.parametrize("name", ["ct", "radiograph"])
+def test_the_overlay_is_shown_as_it_was_made(name: str, studies: dict[str, Study], viewer: Viewer) -> None:
+    study = studies[name]
+    overlay = study.objects[Kind.SECONDARY_CAPTURE]
+    viewer.open_study(study.uid)
+    image = viewer.pixels()
+
+    viewer.open_series(study.description(Kind.SECONDARY_CAPTURE))
+
+    made = overlay.pixel_array
+    shown = fit(viewer.pixels(unlike=image), overlay)
+    caption = slice(made.shape[1], None)  # below the picture, which is a square
+    assert likeness(shown, made) > 0.98
+    assert likeness(shown[caption], made[caption]) > 0.9
+    assert likeness(np.ptp(shown, axis=2), np.ptp(made, axis=2)) > 0.9, "other colors"
+
+
+def fit(screen: Pixels, dataset: Dataset) -> Pixels:
+    """The part of the screen that a picture fills, in the picture's own size."""
+    row_mm, column_mm = dataset.get("PixelSpacing", (1, 1))
+    height, width = dataset.Rows * row_mm, dataset.Columns * column_mm
+    scale = min(screen.shape[0] / height, screen.shape[1] / width)
+    left, top = (screen.shape[1] - width * scale) / 2, (screen.shape[0] - height * scale) / 2
+    box = (left, top, screen.shape[1] - left, screen.shape[0] - top)
+    return np.array(Picture.fromarray(screen).resize((dataset.Columns, dataset.Rows), box=box))
+
+
+def likeness(one: Pixels, other: Pixels) -> float:
+    """The correlation of all values."""
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+@pytest.mark.viewer
+def test_the_summary_reads_in_plain_words(studies: dict[str, Study], viewer: Viewer) -> None:
+    study = studies["radiograph"]
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.SUMMARY_SR))
+
+    viewer.wait_for("Nodule: PRESENT, probability 87 % (95 % interval 78-93 %)")
+    viewer.wait_for("Not verified by a physician")
+
+
+# --- the viewer itself
+
+
+def test_another_package_than_the_published_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="SHA-512"):
+        unpack_ohif(b"something else", tmp_path / "ohif")
+
+    assert not list(tmp_path.iterdir())
