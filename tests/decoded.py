@@ -1,4 +1,4 @@
-"""What a segmentation or a map says, read back from its file: values over the sources, and places in space."""
+"""What a segmentation or a map says, read back: values over the sources, and places in space."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,7 +64,7 @@ class Decoded:
         return str(source.ReferencedSOPInstanceUID), int(source.get("ReferencedFrameNumber", 0)), 0, 0
 
     def values(self, frames: tuple[Frame, ...], shape: tuple[int, ...]) -> Mapping[int, np.ndarray]:
-        """The stored values by segment, each (planes, rows, columns) over these pictures; 0 where it has none."""
+        """The stored values by segment, each (planes, rows, columns) over these pictures; 0 where none."""
         planes = {(one.sop_instance_uid, one.frame_number or 0): plane for plane, one in enumerate(frames)}
         values: dict[int, np.ndarray] = {}
         for index, pixels in enumerate(self.pixels):
