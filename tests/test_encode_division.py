@@ -12,7 +12,7 @@ from node.domain.location import Mask, Segment
 from node.domain.profile import Kind, SegmentationType
 from node.encode.identity import Result
 from node.encode.parametric_map import encode_parametric_map
-from node.encode.segmentation import encode_segmentation, locate_segment
+from node.encode.segmentation import encode_segmentation, locate_segments
 from tests.decoded import Decoded, result_of, write_objects
 from tests.located import NODULE, box_around, located_findings
 from tests.peers.validators import dciodvfy_errors
@@ -53,7 +53,7 @@ def test_without_masks_there_is_no_object(series: Findings, written: dict[str, W
     result = result_of(with_masks(series), written["series"].paths)
 
     assert list(encode_segmentation(result)) == []
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -67,7 +67,7 @@ def test_an_empty_mask_gives_no_object(
     result = result_of(findings, written["series"].paths, segmentation_type=form, omit_empty_frames=omits)
 
     assert list(encode_segmentation(result)) == []
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -79,12 +79,12 @@ def test_an_empty_segment_is_left_out_and_the_others_are_numbered_anew(
     result = result_of(with_masks(series, second), written["series"].paths, segmentation_type=form)
 
     (decoded,) = written_objects(result, tmp_path)
-    place = locate_segment(result, "Lesion 2")
+    place = locate_segments(result).get("Lesion 2")
 
     assert labels_of(decoded) == ["Lesion 2"]
     assert place is not None
     assert (place.sop_instance_uid, place.number) == (decoded.dataset.SOPInstanceUID, 1)
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
     values = decoded.values(mask.frames, mask.labels.shape)
     assert list(values) == [0 if form is LABELMAP else 1]
     if form is not FRACTIONAL:
@@ -99,7 +99,7 @@ def test_a_probability_that_rounds_to_nothing_makes_no_segment(
     result = result_of(with_masks(series, faint), written["series"].paths, segmentation_type=FRACTIONAL)
 
     assert list(encode_segmentation(result)) == []
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
 
 
 @pytest.mark.parametrize("wrong", [-0.01, 1.01, np.nan])
@@ -117,7 +117,7 @@ def test_a_profile_without_segmentations_has_no_place_for_segments(
 ) -> None:
     result = result_of(series, written["series"].paths, kinds=(Kind.LESIONS_SR,))
 
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
 
 
 # --- several objects
@@ -139,7 +139,7 @@ def test_each_mask_is_an_object_since_masks_may_overlap(
     assert [one.dataset.SOPInstanceUID for one in (lung, lesions)] == [
         result.instance_uid(Kind.SEGMENTATION, number) for number in (1, 2)
     ]
-    place = locate_segment(result, "Lesion 2")
+    place = locate_segments(result).get("Lesion 2")
     assert place is not None
     assert (place.sop_instance_uid, place.number) == (lesions.dataset.SOPInstanceUID, 2)
 
@@ -252,7 +252,7 @@ def test_a_slide_is_divided_by_tiles(written: dict[str, Written], tmp_path: Path
         len({(part.dataset.TotalPixelMatrixRows, part.dataset.TotalPixelMatrixColumns) for part in parts})
         == 1
     )
-    place = locate_segment(result, "Lesion 1")
+    place = locate_segments(result).get("Lesion 1")
     assert place is not None
     (part,) = [one for one in parts if one.dataset.SOPInstanceUID == place.sop_instance_uid]
     box = findings.regions[0].outline.points_xy.mean(axis=0)

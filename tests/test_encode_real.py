@@ -11,7 +11,7 @@ from node.domain.code import PREDICTIVE_ENTROPY
 from node.domain.location import Frame, ValueMap
 from node.domain.profile import SegmentationType
 from node.encode.parametric_map import encode_parametric_map
-from node.encode.segmentation import encode_segmentation, locate_segment
+from node.encode.segmentation import encode_segmentation, locate_segments
 from node.errors import DatasetError, GeometryError
 from tests.decoded import Decoded, result_of, write_objects
 from tests.drawn import centroid_xyz_mm, findings_on, headers_of, mask_on, on_slide
@@ -186,7 +186,7 @@ def test_what_is_in_no_frame_of_reference_gets_no_mask_and_no_map(case: str, tmp
 
     assert write_objects(encode_segmentation, result, tmp_path) == []
     assert write_objects(encode_parametric_map, result, tmp_path) == []
-    assert locate_segment(result, "Lesion 1") is None
+    assert locate_segments(result).get("Lesion 1") is None
 
 
 def without(path: Path, keywords: tuple[str, ...]) -> Path:

@@ -42,13 +42,14 @@ def encode_parametric_map(result: Result) -> Iterator[Dataset]:
 
 def _encode_map(result: Result, value_map: ValueMap, grid: Grid, number: int) -> Dataset:
     place = find_place(grid, grid.shape)
+    lowest, highest = float(value_map.values.min()), float(value_map.values.max())
     dataset = _ParametricMap(
         source_images=place.images,
         pixel_array=grid.stack(value_map.values),
         # It shows what a model made of the image, which tells nobody's face.
         contains_recognizable_visual_features=False,
-        real_world_value_mappings=[_mapping(value_map)],
-        voi_lut_transformations=[_window(value_map)],
+        real_world_value_mappings=[_mapping(value_map, (lowest, highest))],
+        voi_lut_transformations=[_window(lowest, highest)],
         plane_positions=place.positions,
         pixel_measures=place.measures,
         content_label="MAP",
@@ -82,26 +83,21 @@ def _order_along_normal(dataset: Dataset) -> None:
     dataset.FloatPixelData = b"".join(values[index].data for index in order)
 
 
-def _range(value_map: ValueMap) -> tuple[float, float]:
-    return float(value_map.values.min()), float(value_map.values.max())
-
-
-def _mapping(value_map: ValueMap) -> RealWorldValueMapping:
+def _mapping(value_map: ValueMap, extremes: tuple[float, float]) -> RealWorldValueMapping:
     """Return what the stored values are: the quantity itself, in its unit."""
     return RealWorldValueMapping(
         lut_label=plain(value_map.identifier, SHORT_STRING),
         lut_explanation=plain(value_map.quantity.meaning, LONG_STRING),
         unit=coded(value_map.unit),
-        value_range=_range(value_map),
+        value_range=extremes,
         slope=1.0,
         intercept=0.0,
         quantity_definition=coded(value_map.quantity),
     )
 
 
-def _window(value_map: ValueMap) -> VOILUTTransformation:
+def _window(lowest: float, highest: float) -> VOILUTTransformation:
     """Return the window that shows all values; a width of 0 is not allowed (PS3.3 C.11.2.1.3.2)."""
-    low, high = _range(value_map)
     return VOILUTTransformation(
-        (low + high) / 2, high - low or 1.0, voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT
+        (lowest + highest) / 2, highest - lowest or 1.0, voi_lut_function=VOILUTFunctionValues.LINEAR_EXACT
     )

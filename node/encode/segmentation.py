@@ -49,11 +49,6 @@ class SegmentPlace:
     number: int
 
 
-def locate_segment(result: Result, identifier: str) -> SegmentPlace | None:
-    """Return where the segment of a region is; None where the result has none, or its profile wants none."""
-    return locate_segments(result).get(identifier)
-
-
 def locate_segments(result: Result) -> dict[str, SegmentPlace]:
     """Return where each segment is, by its identifier, without encoding any.
 
