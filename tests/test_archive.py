@@ -5,12 +5,12 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from node.read.picture import read_pictures
 from pydicom import Dataset, dcmread
 
 from node.deliver.dimse import DimseDestination
 from node.domain.profile import Kind, Profile, SegmentationType
 from node.encode import encode
+from node.read.picture import read_pictures
 from node.receive.folder import store_file
 from node.storage import Storage
 from tests.located import located_findings

@@ -226,7 +226,7 @@ def test_a_place_is_where_the_outline_of_the_region_is(
         region = replace(series.regions[1], outline=box)
         at_plane = replace(result, findings=replace(series, regions=(series.regions[0], region)))
 
-        place = locate_segment(at_plane, "Lesion 2")
+        place = locate_segments(at_plane).get("Lesion 2")
 
         assert place is not None
         part = parts[place.sop_instance_uid]
