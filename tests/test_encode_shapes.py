@@ -242,3 +242,16 @@ def test_an_image_without_a_number_is_named_by_none(written: dict[str, Written],
     lines = summary_lines(findings, paths)
 
     assert lines[1].endswith("right lung")
+
+
+def test_no_line_of_the_summary_is_wider_than_a_screen(written: dict[str, Written]) -> None:
+    findings = located_findings(written["series"])
+
+    texts = summary_lines(findings, written["series"].paths)
+
+    lines = [line for text in texts for line in text.split("\r\n")]
+    assert len(lines) > len(texts)
+    assert max(map(len, lines)) <= 96
+    assert not any(
+        line.endswith(("%", "mm3", "interval")) for text in texts for line in text.split("\r\n")[:-1]
+    )

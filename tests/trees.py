@@ -28,7 +28,8 @@ def number_of(item: Dataset) -> tuple[float, str]:
 
 
 def texts_of(path: Path, name: Code) -> list[str]:
-    return [str(item.TextValue) for item in named(dcmread(path), name)]
+    """The texts of that name, each on one line."""
+    return [" ".join(str(item.TextValue).split()) for item in named(dcmread(path), name)]
 
 
 def references_of(item: Dataset) -> list[Dataset]:

@@ -1,6 +1,8 @@
 """What every structured report has: the observer, the evidence, the flags, and a tree of separate items."""
 
+import re
 from collections.abc import Iterable, Mapping
+from textwrap import wrap
 
 from highdicom import SOPClass
 from highdicom.sr import (
@@ -27,6 +29,7 @@ from node.encode.evidence import AnySource, evidence, reference
 from node.encode.identity import Device, Predecessor, Result, contributing_equipment, plain, stamp
 
 LONGEST_WORDS = 1024
+LINE_WIDTH = 96
 LANGUAGE = CodedConcept("en-US", "RFC5646", "English (United States)")
 CONTAINS = RelationshipTypeValues.CONTAINS
 
@@ -137,6 +140,19 @@ def container(
 def sentence(name: Code, text: str) -> TextContentItem:
     """Return a line of text, in characters that the source's character set is sure to have."""
     return TextContentItem(name=name, value=plain(text, LONGEST_WORDS), relationship_type=CONTAINS)
+
+
+def paragraph(name: Code, text: str) -> TextContentItem:
+    """Return text as lines that fit on a screen: viewers cut what is longer at the edge."""
+    lines = [""]
+    # A line ends with a clause, that no figure stands without its unit.
+    for clause in re.split(r"(?<=[,;]) ", plain(text, LONGEST_WORDS)):
+        if lines[-1] and len(f"{lines[-1]} {clause}") > LINE_WIDTH:
+            lines.append("  " + clause)
+        else:
+            lines[-1] = f"{lines[-1]} {clause}" if lines[-1] else clause
+    value = "\r\n".join(part for line in lines for part in wrap(line, LINE_WIDTH, subsequent_indent="  "))
+    return TextContentItem(name=name, value=value, relationship_type=CONTAINS)
 
 
 def separate(item: ContentItem) -> None:

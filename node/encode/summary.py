@@ -10,7 +10,7 @@ from node.domain.findings import Doubt, Findings, Measurement, Outcome, Presence
 from node.domain.location import Frame
 from node.domain.profile import Kind, ReportClass
 from node.encode import codes
-from node.encode.document import build_document, container, document_root, sentence
+from node.encode.document import build_document, container, document_root, paragraph, sentence
 from node.encode.identity import Result
 from node.encode.pictures import describe_place
 
@@ -48,7 +48,7 @@ def encode_summary(result: Result) -> Iterator[Dataset]:
 def _content(result: Result) -> Iterator[ContentItem]:
     frames = {region.outline.frame for region in result.findings.regions}
     places = {frame: describe_place(result, frame) for frame in frames}
-    lines = [sentence(codes.FINDING, line) for line in describe_findings(result.findings, places)]
+    lines = [paragraph(codes.FINDING, line) for line in describe_findings(result.findings, places)]
     yield container(codes.FINDINGS, lines)
     yield container(codes.CONCLUSIONS, [sentence(codes.CONCLUSION, line) for line in _conclusions(result)])
 
