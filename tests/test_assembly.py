@@ -71,4 +71,5 @@ def test_the_watch_survives_a_round_that_fails(index):
         assembler._is_stopping.wait(0.05)
     assembler.stop()
 
-    assert told == [RELEASED, QUIET] or told == [QUIET, QUIET]
+    # The first round may come before the release, in it, or after it.
+    assert told in ([RELEASED, QUIET], [QUIET, QUIET], [QUIET, RELEASED])

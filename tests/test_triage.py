@@ -1,5 +1,7 @@
 """Findings to a priority class."""
 
+from dataclasses import replace
+
 import pytest
 
 from node.config import load
@@ -14,9 +16,11 @@ from node.domain.findings import (
     Presence,
     Priority,
     Refusal,
+    Region,
     Score,
     Uncertainty,
 )
+from node.domain.location import Frame, Outline
 from node.triage import TriageRule, prioritize
 
 PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
@@ -30,7 +34,9 @@ def score(code, probability, *, threshold=0.5, half_width=0.0, **stated):
 
 
 def findings(*scores, refusal=None):
-    return Findings("chest_xray", Algorithm("chest_xray", "1"), "1.2", "1.2.3", ("1.2.3.4",), scores, refusal)
+    return Findings(
+        "chest_xray", Algorithm("chest_xray", "1"), "1.2", "1.2.3", ("1.2.3.4",), scores, refusal=refusal
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,3 +96,13 @@ def test_the_order_of_rules_does_not_count():
 
 def test_without_rules_every_study_is_routine():
     assert prioritize(findings(score(PNEUMONIA, 1.0)), ()) is Priority.ROUTINE
+
+
+def test_a_region_that_is_present_counts_as_a_score_does():
+    region = Region(
+        "Lesion 1", PNEUMONIA, Outline.box(Frame("1.2.3.4"), (0, 0), (1, 1)), score(PNEUMONIA, 0.9)
+    )
+
+    found = replace(findings(), regions=(region,))
+
+    assert prioritize(found, DEFAULT_RULES) is Priority.STAT
