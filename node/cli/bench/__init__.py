@@ -1,0 +1,10 @@
+"""`sightline bench`: how fast the node is, each time beside a peer measured in the same run."""
+
+import typer
+
+from node.cli.bench.encoding import measure_encoding
+from node.cli.bench.inference import measure_inference
+
+app = typer.Typer(help="How fast the node is, beside a peer measured in the same run.", no_args_is_help=True)
+app.command("encode")(measure_encoding)
+app.command("inference")(measure_inference)
