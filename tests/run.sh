@@ -79,4 +79,4 @@ check ruff check .
 check mypy --no-error-summary
 check lint-imports --no-logo
 # Two processes, a file of tests in one of them: the tests wait for programs half of their time.
-check pytest --numprocesses 2 --dist loadfile "${arguments[@]}"
+check pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "${arguments[@]}"
