@@ -21,6 +21,7 @@ import numpy as np
 from scipy.special import expit
 
 from models import card, data, foreign, report, robustness
+from models.configuration import member_tensor
 from models.measure import (
     Cases,
     Doubts,
@@ -29,7 +30,6 @@ from models.measure import (
     kinds,
     measure,
 )
-from models.repository import member_tensor
 from models.serving import EnsembleGraphs
 
 NAME = "chest_xray"

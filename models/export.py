@@ -1,13 +1,12 @@
 """Write trained networks into the model repository: `python -m models.export chest_xray --checkpoint FILE…`.
 
-The member graphs, the combine graph, the ensemble, their config.pbtxt and cards. Calibration is fitted here,
-on the training patients that were held out; what is measured on other patients comes from models.evaluate.
+The member graphs, the combine graph, the ensemble, their configurations and cards. Calibration is fitted
+here, on the training patients that were held out; what is measured on others comes from models.evaluate.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import sys
 from collections import Counter
@@ -20,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from models import card, data, repository
+from models import card, data, policy, repository
 from models.calibration import Calibration
 from models.checkpoints import CheckpointError
+from models.configuration import WEIGHTS, Release, combine_name, member_tensor
 from models.graphs import (
     MEMBER_OUTPUTS,
     OPSET,
@@ -39,7 +39,8 @@ from models.serving import EnsembleGraphs
 from models.train import Settings, commit, held_out_of
 
 NAME = "chest_xray"
-COMBINE = "chest_xray_combine"
+COMBINE = combine_name(NAME)
+SERVING = policy.Serving()
 # A ResNet-50 has three times the weights of a DenseNet-121; int8 makes up for half of that.
 FORM_BY_TRUNK = {"densenet121": "float16", "resnet50": "int8"}
 # How far the served graphs may be from the networks as trained; measured on held-out images at each export.
@@ -109,7 +110,7 @@ def export(checkpoints: list[Path], directory: Path, target: Path, version: str)
         observed[name] = observe(one.network, FORM_BY_TRUNK[one.settings.trunk], pictures)
     calibration = calibrate(list(observed.values()), pictures)
     ensemble = build(trained, observed, calibration, size)
-    write_graphs(ensemble, target)
+    write_graphs(ensemble, target, version)
     differences = measure_parity(ensemble, data.to_unit(held_out.pixels[:PARITY_IMAGES]), target)
     too_large = {name: value for name, value in differences.items() if not value <= PARITY_TOLERANCE[name]}
     if too_large:
@@ -164,37 +165,26 @@ def build(
     return Ensemble(members, forms, CombineGraph(combination), size)
 
 
-def write_graphs(ensemble: Ensemble, target: Path) -> None:
-    """Write the ONNX files and the config.pbtxt of members, combine graph and ensemble."""
+def write_graphs(ensemble: Ensemble, target: Path, version: str) -> None:
+    """Write the ONNX files and the configurations of members, combine graph and ensemble."""
     classes, side = len(data.CLASSES), ensemble.size // STRIDE
     image = {"image": [1, ensemble.size, ensemble.size]}
-    shapes = {
-        "logits": [VIEWS, classes],
-        "strangeness": [2],
-        "interval": [classes, 2],
-        "prediction_set": [classes, 2],
-        "out_of_distribution": [1],
-        "activation_map": [classes, side, side],
-    }
-    answers = {output: shapes[output] for output in MEMBER_OUTPUTS}
-    results = {output: shapes.get(output, [classes]) for output in OUTPUTS}
+    answers = {"logits": [VIEWS, classes], "activation_map": [classes, side, side], "strangeness": [2]}
     joined = {
-        repository.member_tensor(output, name): shape
-        for output, shape in answers.items()
-        for name in ensemble.members
+        member_tensor(output, name): answers[output] for output in MEMBER_OUTPUTS for name in ensemble.members
     }
     for name, member in ensemble.members.items():
-        folder = repository.write_config(target, repository.graph_config(name, image, answers))
         form = ensemble.form_by_member[name]
-        export_graph(member, zeros(image), MEMBER_OUTPUTS, folder / "1" / "model.onnx", form=form)
-    folder = repository.write_config(target, repository.graph_config(COMBINE, joined, results))
-    export_graph(ensemble.combine, zeros(joined), OUTPUTS, folder / "1" / "model.onnx")
-    answers_by_member = dict.fromkeys(ensemble.members, MEMBER_OUTPUTS)
-    folder = repository.write_config(
-        target, repository.ensemble_config(NAME, answers_by_member, COMBINE, image, results)
-    )
-    # Triton wants a version folder for an ensemble too, and git keeps no empty one.
-    (folder / "1" / ".gitkeep").touch()
+        export_graph(member, zeros(image), MEMBER_OUTPUTS, weights_path(target, name), form=form)
+    export_graph(ensemble.combine, zeros(joined), OUTPUTS, weights_path(target, COMBINE))
+    repository.write_ensemble(target, NAME, list(ensemble.members), Release(version, SERVING))
+
+
+def weights_path(target: Path, name: str) -> Path:
+    """Return where a graph goes; its folder is there."""
+    path = target / name / "1" / WEIGHTS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def zeros(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
@@ -233,12 +223,13 @@ def write_cards(document: card.Json, members: list[str], target: Path, version: 
     common = {"version": version, "notice": card.NOTICE, "exported": datetime.now(UTC).date().isoformat()}
     weights = []
     for name in (*members, COMBINE):
-        digest = file_digest(target / name / "1" / "model.onnx")
-        weights.append({"model": name, "file": f"{name}/1/model.onnx", "sha256": digest})
+        digest = repository.file_digest(target / name / "1" / WEIGHTS)
+        weights.append({"model": name, "file": f"{name}/1/{WEIGHTS}", "sha256": digest})
         role = {"name": name, "part_of": NAME, **common, "sha256": digest, "opset": OPSET}
         card.write_card(target / name, role)
     described = {"name": NAME, **common, "intended_use": card.INTENDED_USE, "eligibility": card.ELIGIBILITY}
-    card.write_card(target / NAME, {**described, **document, "weights": weights, "metrics": []})
+    parts = {"serving": policy.to_card(SERVING), "weights": weights, "metrics": []}
+    card.write_card(target / NAME, {**described, **document, **parts})
 
 
 def remove_others(target: Path, written: set[str]) -> None:
@@ -246,11 +237,6 @@ def remove_others(target: Path, written: set[str]) -> None:
     for folder in target.glob(f"{NAME}_*"):
         if folder.name not in written and card.read_card(folder).get("part_of") == NAME:
             shutil.rmtree(folder)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(arguments: list[str] | None = None) -> int:

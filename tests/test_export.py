@@ -122,7 +122,7 @@ def test_members_of_an_earlier_ensemble_are_removed(tmp_path: Path) -> None:
 
     export.remove_others(tmp_path, {"chest_xray", "chest_xray_combine", "chest_xray_densenet121_a"})
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [
         "chest_xray",
         "chest_xray_combine",
         "chest_xray_densenet121_a",
