@@ -15,7 +15,7 @@ for argument in "$@"; do
 done
 
 # The peers of the tests: command, and the Debian package that brings it.
-peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless"
+peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless promtool:prometheus"
 files="/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb /usr/share/java/pixelmed.jar:libpixelmed-java"
 if [ "$wants_viewer" ]; then
     peers="$peers chromium:chromium"
@@ -70,6 +70,7 @@ check() {
 install_environment .venv ".[test,train]" "the first time: some minutes, 6 GB, most of it PyTorch"
 install_peers
 [ -z "$wants_viewer" ] || install_viewer
+install_triton || say "tests with a real Triton server will be skipped"
 export PATH="$PWD/.venv/bin:$PATH:/usr/sbin"
 # DCMTK leaves Nagle's algorithm on unless told so: 40 ms for every instance it sends.
 export TCP_NODELAY=1

@@ -8,7 +8,7 @@ import pytest
 import node
 from tests.peers import REPOSITORY
 
-SCRIPTS = ["deploy/demo.sh", "tests/run.sh", ".ci/run"]
+SCRIPTS = ["deploy/demo.sh", "deploy/triton.sh", "tests/run.sh", ".ci/run"]
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "deploy/environment.sh"])
