@@ -1,5 +1,6 @@
 """Builds every part from the configuration; the one place that knows them all."""
 
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +13,15 @@ import structlog
 import node
 from node.account import describe_object
 from node.assembly import Assembler
-from node.config import Configuration, DestinationSettings, ReceiveSettings
+from node.config import Configuration, DestinationSettings, EngineSettings, ReceiveSettings
 from node.deliver.dimse import DimseDestination
+from node.disk import new_file
 from node.domain.study import Instance
 from node.engines.onnx import OnnxEngine
+from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
+from node.engines.shared_memory import Limits
+from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
 from node.interfaces import Engine
@@ -31,7 +36,7 @@ from node.web import WebServer, application
 from node.workflow import Workflow
 
 DRAIN_S = 20
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 log = structlog.get_logger()
 
@@ -47,9 +52,40 @@ def open_index(configuration: Configuration) -> Index:
     return Index(sqlite_url(index_path(configuration)))
 
 
-def build_engine(configuration: Configuration) -> Engine:
-    """Return the engine over the configured model repository."""
-    return OnnxEngine(ModelRepository(configuration.engine.repository), configuration.engine.threads)
+def build_engine(
+    settings: EngineSettings, metrics: Metrics | None = None, data: Path | None = None
+) -> Engine:
+    """Return the engine over the configured model repository; of a node, with its metrics and data folder."""
+    if settings.kind == "triton":
+        return build_triton_engine(settings, metrics, data)
+    return OnnxEngine(ModelRepository(settings.repository), settings.threads, metrics)
+
+
+def build_triton_engine(
+    settings: EngineSettings, metrics: Metrics | None = None, data: Path | None = None
+) -> TritonEngine:
+    """Return the engine on the configured server, whatever kind of engine the node itself uses."""
+    return TritonEngine(
+        ModelRepository(settings.repository),
+        TritonSettings(
+            url=settings.url,
+            timeout_s=settings.timeout_s,
+            patience_s=settings.patience_s,
+            shares_memory=settings.shared_memory,
+            limits=Limits(settings.shared_memory_mib * MIB),
+            home=home_of(data) if data else NOWHERE,
+        ),
+        metrics,
+    )
+
+
+def home_of(data: Path) -> str:
+    """Return what stands for a data folder: the same after every start, in whatever container."""
+    path = data / "home"
+    if not path.exists():
+        with new_file(path) as file:
+            file.write(secrets.token_hex(8).encode())
+    return path.read_text()
 
 
 def build_destination(name: str, settings: DestinationSettings) -> DimseDestination:
@@ -77,7 +113,7 @@ def build_steps(configuration: Configuration, storage: Storage, index: Index, me
     parts = Parts(
         index=index,
         run_folder=storage.run_folder,
-        engine=build_engine(configuration),
+        engine=build_engine(configuration.engine, metrics, configuration.data),
         routes=routes,
         scopes=configuration.receive.scopes,
         triage_rules=configuration.triage,
@@ -130,6 +166,7 @@ class Node:
         self.listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
+        self.steps.close()
         self.web.stop()
         self.index.close()
         log.info("node_stopped")

@@ -4,16 +4,19 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from node.app import build_destination, build_engine, open_index
 from node.config import Configuration, load_usable
-from node.errors import SightlineError
+from node.errors import EngineUnavailableError, SightlineError
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
 GIB = 1024**3
+
+Errors = tuple[type[SightlineError], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +35,36 @@ def check_file(path: Path | None) -> list[Check]:
 
 def check_machine(configuration: Configuration) -> Iterator[Check]:
     """Yield how a configuration does on this machine: ports, models, folder, destinations, disk, clock."""
-    yield from check_start(configuration)
+    yield from check_start(configuration, waits=False)
     yield _checked("disk", lambda: _look_at_disk(configuration))
     yield _checked("clock", _look_at_clock)
     for name, settings in configuration.destinations.items():
         yield _checked(f"destinations.{name}", build_destination(name, settings).check)
 
 
-def check_start(configuration: Configuration) -> Iterator[Check]:
-    """Yield what a node cannot start without: its ports, its models, its folder."""
+def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator[Check]:
+    """Yield what a node cannot start without: its ports, its models, its folder.
+
+    It can start without an engine that may come back, and so waits for one; a person is told of it.
+    """
     receive, web = configuration.receive, configuration.web
     yield _checked(f"receive.port {receive.port}", lambda: _bind(receive.host, receive.port))
     yield _checked(f"web.port {web.port}", lambda: _bind(web.host, web.port))
-    yield from _check_models(configuration)
+    yield from _check_models(configuration, (EngineUnavailableError,) if waits else ())
     yield _checked(f"data {configuration.data}", lambda: open_index(configuration).close())
 
 
-def _check_models(configuration: Configuration) -> Iterator[Check]:
-    try:
-        engine = build_engine(configuration)
-    except SightlineError as error:
-        yield Check(f"engine.repository {configuration.engine.repository}", str(error))
-        return
-    for name, entry in configuration.pipelines.items():
-        yield _checked(f"pipelines.{name} model", partial(engine.check, entry.build().model))
+def _check_models(configuration: Configuration, forgiven: Errors) -> Iterator[Check]:
+    with closing(build_engine(configuration.engine)) as engine:
+        for name, entry in configuration.pipelines.items():
+            look = partial(engine.check, entry.build().model)
+            yield _checked(f"pipelines.{name} model", look, forgiven)
 
 
-def _checked(name: str, look: Callable[[], None]) -> Check:
+def _checked(name: str, look: Callable[[], None], forgiven: Errors = ()) -> Check:
     try:
-        look()
+        with suppress(*forgiven):
+            look()
     except (SightlineError, OSError) as error:
         return Check(name, str(error))
     return Check(name)

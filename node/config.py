@@ -13,6 +13,8 @@ from typing import Annotated, cast, get_type_hints
 
 from node.config_checks import (
     Table,
+    address,
+    auto_or_boolean,
     boolean,
     filled,
     host_name,
@@ -86,11 +88,16 @@ class AssemblySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """What runs the models, and where they are."""
+    """What runs the models, and where they are; all from `url` on is for a Triton server."""
 
-    kind: Annotated[str, one_of("onnx")] = "onnx"
+    kind: Annotated[str, one_of("onnx", "triton")] = "onnx"
     repository: Annotated[Path, path] = REPOSITORY
     threads: Annotated[int, integer(1, 256)] = 2
+    url: Annotated[str, address] = "127.0.0.1:8001"
+    timeout_s: Annotated[float, number(0.1, 3600)] = 60.0
+    patience_s: Annotated[float, number(0, 86400)] = 300.0
+    shared_memory: Annotated[bool | None, auto_or_boolean] = None
+    shared_memory_mib: Annotated[int, integer(1, 1_048_576)] = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -150,6 +150,13 @@ def boolean(value: object, key: str) -> bool:
     return value
 
 
+def auto_or_boolean(value: object, key: str) -> bool | None:
+    """Check true, false or "auto", which is None: as the machine allows."""
+    if value != "auto" and not isinstance(value, bool):
+        raise wrong(key, value, 'true, false or "auto"')
+    return value if isinstance(value, bool) else None
+
+
 def path(value: object, key: str) -> Path:
     """Check the name of a file or folder; `~` is the home folder."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
@@ -167,6 +174,7 @@ def network(value: object, key: str) -> str:
 
 
 text = matching(r"(?s).*\S.*", "text")
+address = matching(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}", "a host and a port, as in 127.0.0.1:8001")
 host_name = matching(r"[A-Za-z0-9.:_-]+", "a host name or an IP address")
 # PS3.5 section 6.2, AE: 16 characters of the default repertoire, no backslash; spaces around it do not count.
 valid_ae_title = matching(

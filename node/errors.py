@@ -12,7 +12,10 @@ SightlineError
 │   └── StoreError              a store that holds something else than its index says
 └── TransientError            worth another try later
     ├── DestinationUnreachableError   no association, no answer, or "try later"
+    ├── EngineUnavailableError        the engine cannot answer now, or not in time
     └── OutOfResourcesError           disk or memory is short now
+
+StoppedError stands apart: nothing went wrong, and the work is left to the next start.
 """
 
 
@@ -81,5 +84,21 @@ class DestinationUnreachableError(TransientError):
         self.destination = destination
 
 
+class EngineUnavailableError(TransientError):
+    """The engine cannot answer at the moment, or not in time: no connection, a model that is not loaded."""
+
+    def __init__(self, engine: str, message: str) -> None:
+        super().__init__(f"{engine}: {message}")
+        self.engine = engine
+
+
 class OutOfResourcesError(TransientError):
     """Disk or memory is short at the moment."""
+
+
+class StoppedError(BaseException):
+    """The node stops, and this work is broken off.
+
+    No Exception, as asyncio's CancelledError is none: what is taken for a fault would be tried again, or get
+    the outcome `failed`, while nobody waits for it any more.
+    """

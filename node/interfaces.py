@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.domain.card import ModelCard
-from node.domain.findings import Findings
+from node.domain.findings import Findings, Priority
 from node.domain.study import Series
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -30,14 +30,28 @@ class Engine(Protocol):
     def infer(self, model: str, inputs: Arrays) -> dict[str, npt.NDArray[np.generic]]:
         """Return the named outputs, batch first; a batch the model cannot take is divided.
 
-        Raises ModelError for an unknown model or an input of another shape or type than it takes.
+        Raises ModelError for an unknown model, an input of another shape or type than it takes, and an
+        answer that is not what its configuration promises or holds no numbers; TransientError where the
+        engine cannot answer now.
         """
+
+    def prioritized(self, priority: Priority) -> "Engine":
+        """Return this engine for one run: where requests queue, its requests wait in that class."""
+
+    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+        """Return an array to be filled and given to `infer`; a large one need not be copied on its way."""
 
     def card(self, model: str) -> ModelCard:
         """Return the card of a model; raises ModelError where there is none."""
 
     def check(self, model: str) -> None:
-        """Raise ModelError unless the model is there, whole (sha256), and answers."""
+        """Raise ModelError unless the model is there, whole (sha256), and answers.
+
+        Raises TransientError where the engine cannot answer now.
+        """
+
+    def close(self) -> None:
+        """Break off what is under way and let go of what is held."""
 
 
 class Pipeline(Protocol):

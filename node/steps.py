@@ -19,7 +19,7 @@ import node
 from node import eligibility, routing, triage
 from node.account import describe_object, describe_region, describe_score
 from node.domain.card import ModelCard
-from node.domain.findings import Algorithm, Findings, Outcome, Refusal
+from node.domain.findings import Algorithm, Findings, Outcome, Priority, Refusal
 from node.domain.profile import DEFAULT_PROFILE, Kind, Profile
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
 from node.encode import EncodingContext, Predecessor, warm_up
@@ -132,10 +132,20 @@ class Steps:
         return result
 
     def warm_up(self) -> None:
-        """Load what the first study would else wait for; raises ModelError for a bad model."""
+        """Load what the first study would else wait for; raises ModelError for a bad model.
+
+        An engine that cannot answer yet is no reason not to start: studies are safe here until it can.
+        """
         warm_up()
         for route in self._parts.routes.values():
-            self._parts.engine.check(route.pipeline.model)
+            try:
+                self._parts.engine.check(route.pipeline.model)
+            except TransientError as error:
+                log.warning("engine_not_ready", model=route.pipeline.model, reason=str(error))
+
+    def close(self) -> None:
+        """Break off what the engine still works on."""
+        self._parts.engine.close()
 
     # --- plan: which pipelines read which series
 
@@ -223,8 +233,9 @@ class Steps:
 
     def _analyzed(self, run: Json) -> Findings:
         pipeline = self._parts.routes[run["pipeline"]].pipeline
+        engine = self._parts.engine.prioritized(Priority(run["priority"]))
         try:
-            findings = pipeline.analyze(self._run_series(run), self._parts.engine)
+            findings = pipeline.analyze(self._run_series(run), engine)
             return replace(findings, pipeline=run["pipeline"])
         except TransientError:
             raise

@@ -3,9 +3,11 @@
 import logging
 import os
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,10 +19,11 @@ from node.errors import SightlineError
 # Their messages quote the values they complain about, and those may be a patient's.
 QUIET_LOGGERS = ("pydicom", "pynetdicom", "highdicom", "pylibjpeg", "PIL", "dbos", "uvicorn", "asyncio")
 STAGE_BUCKETS_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The node's counters; labels are bounded: AE title, pipeline, outcome, destination, never a UID."""
+    """The node's counters; labels are bounded: AE title, pipeline, model, outcome, never a UID."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -39,12 +42,22 @@ class Metrics:
         self.feedback_received = self._counter(
             "feedback_received", "Verdicts of readers on results and on findings in them", "verdict"
         )
-        self.stage_seconds = Histogram(
-            "sightline_stage_seconds",
-            "How long a stage took",
-            ["stage"],
-            buckets=STAGE_BUCKETS_S,
-            registry=self.registry,
+        self.stage_seconds = self._histogram(
+            "stage_seconds", "How long a stage took", STAGE_BUCKETS_S, "stage"
+        )
+        self.engine_seconds = self._histogram(
+            "engine_seconds", "How long the engine took for one request", STAGE_BUCKETS_S, "model"
+        )
+        self.engine_batch_size = self._histogram(
+            "engine_batch_size", "Items in one request to the engine", BATCH_BUCKETS, "model"
+        )
+        self.engine_retries = self._counter(
+            "engine_retries", "Requests to the engine that were made again", "model"
+        )
+        self.engine_breaker_state = self._gauge(
+            "engine_breaker_state",
+            "Whether the engine is asked: 0 yes, 1 one trial at a time, 2 not now",
+            "model",
         )
         self.studies_open = self._gauge("studies_open", "Studies by state", "state")
         self.deliveries_pending = self._gauge("deliveries_pending", "Result objects not yet delivered")
@@ -55,6 +68,17 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"sightline_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"sightline_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+    @contextmanager
+    def observed_inference(self, model: str, items: int) -> Iterator[None]:
+        """Measure one request to the engine; one that fails does not count."""
+        started = time.perf_counter()
+        yield
+        self.engine_seconds.labels(model).observe(time.perf_counter() - started)
+        self.engine_batch_size.labels(model).observe(items)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -20,7 +20,7 @@ from dbos import (
 from dbos._error import DBOSMaxStepRetriesExceeded
 
 from node.domain.findings import Priority
-from node.errors import TransientError
+from node.errors import SightlineError, TransientError
 from node.index import Index, Json, OpenStudy
 from node.steps import Steps, derived_id
 from node.telemetry import Metrics
@@ -150,8 +150,9 @@ class Workflow:
         """Analyze and encode one run, and queue the delivery to each of its destinations."""
         try:
             analysis = self._step("analyze", run)
-        except DBOSMaxStepRetriesExceeded:
-            analysis = self._step("give_up", run, f"gave up after {ANALYSIS_ATTEMPTS} attempts")
+        except DBOSMaxStepRetriesExceeded as error:
+            reason = f"gave up after {ANALYSIS_ATTEMPTS} attempts{_last_words(error)}"
+            analysis = self._step("give_up", run, reason)
         self._step("encode", run, analysis)
         for name in run["destinations"]:
             self._enqueue_delivery(run, name, attempt=1, delay_s=None)
@@ -184,6 +185,12 @@ class Workflow:
 
 def _delivery_queue(destination: str) -> str:
     return f"deliver-{destination}"
+
+
+def _last_words(error: DBOSMaxStepRetriesExceeded) -> str:
+    """Return why the last attempt failed, where that is for everybody to read."""
+    last = error.errors[-1] if error.errors else None
+    return f": {last}" if isinstance(last, SightlineError) else ""
 
 
 def _is_transient(error: BaseException) -> bool:

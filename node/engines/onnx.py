@@ -1,6 +1,6 @@
 """The engine in this process: ONNX Runtime on the CPU."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -10,11 +10,14 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from node.domain.card import ModelCard
-from node.engines.repository import ModelConfig, ModelRepository, Tensor
+from node.domain.findings import Priority
+from node.engines.repository import ModelConfig, ModelRepository
+from node.engines.tensors import Array, batch_size, divide, join, require_outputs, zeros
 from node.errors import ModelError, OutOfResourcesError
 from node.interfaces import Arrays
+from node.telemetry import Metrics
 
-Array = npt.NDArray[np.generic]
+Run = Callable[[ModelConfig, Arrays], dict[str, Array]]
 
 RUNTIME_ERRORS = (
     runtime_errors.EPFail,
@@ -40,10 +43,11 @@ OUT_OF_MEMORY_WORDS = ("bad_alloc", "Failed to allocate", "out of memory")
 class OnnxEngine:
     """Runs the models of one repository in this process; calls from several threads are safe."""
 
-    def __init__(self, repository: ModelRepository, threads: int) -> None:
+    def __init__(self, repository: ModelRepository, threads: int, metrics: Metrics | None = None) -> None:
         """Use at most `threads` threads a call; weights are loaded by the first call that needs them."""
         self._repository = repository
         self._threads = threads
+        self._metrics = metrics or Metrics()
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._lock = Lock()
         onnxruntime.disable_telemetry_events()
@@ -51,20 +55,19 @@ class OnnxEngine:
     def infer(self, model: str, inputs: Arrays) -> dict[str, Array]:
         """Return the named outputs, batch first; a batch the model cannot take is divided.
 
-        Raises ModelError for an unknown model or an input of another shape or type than it takes.
+        Raises ModelError for an unknown model, an input of another shape or type than it takes, and an
+        answer that is not what its configuration promises or holds no numbers.
         """
-        config = self._repository.config(model)
-        size = _batch_size(config, inputs)
-        limit = config.max_batch_size or (size if config.is_ensemble else 1)
-        parts = [
-            self._run(config, {name: array[start : start + limit] for name, array in inputs.items()})
-            for start in range(0, size, limit)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return {
-            tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in config.outputs
-        }
+        return self._divided(self._repository.config(model), inputs, self._observed)
+
+    def prioritized(self, priority: Priority) -> "OnnxEngine":
+        """Return this engine: work does not queue here, so there is nothing to overtake."""
+        del priority
+        return self
+
+    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        """Return an array to be filled and given to `infer`."""
+        return np.empty(shape, dtype)
 
     def card(self, model: str) -> ModelCard:
         """Return the card of a model; raises ModelError where there is none."""
@@ -73,16 +76,24 @@ class OnnxEngine:
     def check(self, model: str) -> None:
         """Raise ModelError unless the model is there, whole (sha256), and answers with numbers."""
         self._repository.verify(model)
-        config, shape = self._repository.config(model), self.card(model).input_shape
-        outputs = self.infer(model, {tensor.name: _zeros(tensor, shape) for tensor in config.inputs})
-        for tensor in config.outputs:
-            values = outputs[tensor.name]
-            if not tensor.takes(values.shape[1:]):
-                raise ModelError(
-                    model, f"{tensor.name} is {list(values.shape)}, expected {list(tensor.shape)}"
-                )
-            if not np.isfinite(values.astype(np.float64)).all():
-                raise ModelError(model, f"{tensor.name} holds values that are not finite")
+        self.infer(model, zeros(self._repository.config(model), self.card(model).input_shape))
+
+    def close(self) -> None:
+        """Let the weights go."""
+        with self._lock:
+            self._sessions.clear()
+
+    def _divided(self, config: ModelConfig, inputs: Arrays, run: Run) -> dict[str, Array]:
+        size = batch_size(config, inputs)
+        limit = config.max_batch_size or (size if config.is_ensemble else 1)
+        return join([run(config, part) for part in divide(inputs, size, limit)])
+
+    def _observed(self, config: ModelConfig, inputs: Arrays) -> dict[str, Array]:
+        size = len(next(iter(inputs.values())))
+        with self._metrics.observed_inference(config.name, size):
+            outputs = self._run(config, inputs)
+        require_outputs(config, outputs, size)
+        return outputs
 
     def _run(self, config: ModelConfig, inputs: Arrays) -> dict[str, Array]:
         return self._run_ensemble(config, inputs) if config.is_ensemble else self._run_graph(config, inputs)
@@ -109,8 +120,9 @@ class OnnxEngine:
     def _run_ensemble(self, config: ModelConfig, inputs: Arrays) -> dict[str, Array]:
         tensors: dict[str, Array] = dict(inputs)
         for step in config.steps:
-            # Through infer: a member may take smaller batches than the ensemble.
-            answer = self.infer(step.model, {name: tensors[of] for name, of in step.tensor_by_input.items()})
+            # A member may take smaller batches than the ensemble.
+            feeds = {name: tensors[tensor] for name, tensor in step.tensor_by_input.items()}
+            answer = self._divided(self._repository.config(step.model), feeds, self._run)
             tensors |= {tensor: answer[name] for name, tensor in step.tensor_by_output.items()}
         return {tensor.name: tensors[tensor.name] for tensor in config.outputs}
 
@@ -142,28 +154,3 @@ def _translated(model: str, error: Exception) -> ModelError | OutOfResourcesErro
     if any(words in text for words in OUT_OF_MEMORY_WORDS):
         return OutOfResourcesError(f"{model}: {text}")
     return ModelError(model, f"ONNX Runtime: {text}")
-
-
-def _batch_size(config: ModelConfig, inputs: Mapping[str, Array]) -> int:
-    """Return the length of the batch axis; raises ModelError for inputs that the model does not take."""
-    expected = {tensor.name for tensor in config.inputs}
-    if inputs.keys() != expected:
-        given = ", ".join(sorted(inputs)) or "none"
-        raise ModelError(config.name, f"inputs are {given}, expected {', '.join(sorted(expected))}")
-    for tensor in config.inputs:
-        array = inputs[tensor.name]
-        if array.dtype != tensor.dtype or not tensor.takes(array.shape[1:]) or array.size == 0:
-            wanted = f"[batch, {', '.join(map(str, tensor.shape))}] {np.dtype(tensor.dtype)}"
-            raise ModelError(
-                config.name, f"{tensor.name} is {list(array.shape)} {array.dtype}, expected {wanted}"
-            )
-    sizes = {array.shape[0] for array in inputs.values()}
-    if len(sizes) != 1:
-        raise ModelError(config.name, f"inputs have batches of {sorted(sizes)}, expected one length")
-    return int(sizes.pop())
-
-
-def _zeros(tensor: Tensor, card_shape: tuple[int, ...]) -> Array:
-    """Return an input of zeros, one in the batch; a length left open is the card's, else 1."""
-    shape = card_shape if tensor.takes(card_shape) else tuple(max(length, 1) for length in tensor.shape)
-    return np.zeros((1, *shape), dtype=tensor.dtype)

@@ -76,6 +76,11 @@ class ModelConfig:
         """Is the model a chain of others, without weights of its own?"""
         return bool(self.steps)
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The models with weights that answer for this one: its members, or itself."""
+        return tuple(dict.fromkeys(step.model for step in self.steps)) or (self.name,)
+
 
 class ModelRepository:
     """The folders `<model>/` with config.pbtxt, card.json and `<version>/model.onnx`, under one path."""
@@ -95,17 +100,33 @@ class ModelRepository:
         """Return the part of the card that the node acts on."""
         return parse_card(model, self.card_document(model))
 
+    def described_by(self, model: str) -> str:
+        """Return the model whose card speaks for this one: itself, or the ensemble that it is part of."""
+        return str(self.card_document(model).get("part_of", model))
+
+    def version(self, model: str) -> int:
+        """Return the number of the newest version; 1 where none has a folder, as of an ensemble in git."""
+        folders = [path.name for path in self._folder(model).iterdir() if path.is_dir()]
+        return max((int(name) for name in folders if name.isdigit()), default=1)
+
     def weights_path(self, model: str) -> Path:
         """Return the weights of the newest version."""
-        folder = self._folder(model)
-        versions = [int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
-        path = folder / str(max(versions, default=1)) / self.config(model).weights
+        path = self._folder(model) / str(self.version(model)) / self.config(model).weights
         if not path.is_file():
             raise ModelError(model, f"no weights at {path}")
         return path
 
     def verify(self, model: str) -> None:
         """Raise ModelError unless the card fits the configuration and the weights are those it names."""
+        self.verify_card(model)
+        for name, expected in self.digests(model).items():
+            with self.weights_path(name).open("rb") as weights:
+                actual = hashlib.file_digest(weights, "sha256").hexdigest()
+            if actual != expected:
+                raise ModelError(name, f"weights have sha256 {actual}, the card says {expected}")
+
+    def verify_card(self, model: str) -> None:
+        """Raise ModelError unless the card fits the configuration."""
         config, card = self.config(model), self.card(model)
         if not any(tensor.takes(card.input_shape) for tensor in config.inputs):
             shapes = ", ".join(f"{tensor.name} {list(tensor.shape)}" for tensor in config.inputs)
@@ -121,21 +142,16 @@ class ModelRepository:
             raise ModelError(
                 model, f"the card promises {', '.join(sorted(missing))}, config.pbtxt has no such output"
             )
-        for name, expected in self._digests(model).items():
-            with self.weights_path(name).open("rb") as weights:
-                actual = hashlib.file_digest(weights, "sha256").hexdigest()
-            if actual != expected:
-                raise ModelError(name, f"weights have sha256 {actual}, the card says {expected}")
 
-    def _digests(self, model: str) -> dict[str, str]:
-        """Return the sha256 of every member's weights, by model, as the card states it."""
+    def digests(self, model: str) -> dict[str, str]:
+        """Return the sha256 of the weights that a model is made of, by model, as its card states them."""
         document = self.card_document(model)
         stated = document.get("weights") or [{"model": model, "sha256": document.get("sha256")}]
         try:
             digests = {str(entry["model"]): str(entry["sha256"]) for entry in stated}
         except (KeyError, TypeError) as error:
             raise ModelError(model, "card.json: weights must be a list of model and sha256") from error
-        wanted = {step.model for step in self.config(model).steps} or {model}
+        wanted = set(self.config(model).networks)
         if unstated := wanted - digests.keys():
             raise ModelError(model, f"card.json: no sha256 for the weights of {', '.join(sorted(unstated))}")
         return {name: digests[name] for name in sorted(wanted)}
@@ -169,7 +185,7 @@ class ModelRepository:
             raise ModelError(model, f"cannot read {path}: {error}") from error
         except text_format.ParseError as error:
             raise ModelError(model, f"{path} is not a model configuration: {error}") from error
-        return _model_config(model, parsed)
+        return parse_config(model, parsed)
 
     def _card_document(self, model: str) -> dict[str, Any]:
         path = self._folder(model) / "card.json"
@@ -204,7 +220,8 @@ def _join(
     return {name: outputs[output] for output, name in step.tensor_by_output.items()}
 
 
-def _model_config(model: str, parsed: Any) -> ModelConfig:  # protobuf makes its classes at run time
+def parse_config(model: str, parsed: Any) -> ModelConfig:  # protobuf makes its classes at run time
+    """Return what a configuration says, read from a file or told by a server; raises ModelError."""
     if parsed.name not in ("", model):
         raise ModelError(model, f"config.pbtxt names another model: {parsed.name}")
     steps = tuple(
