@@ -15,7 +15,7 @@ import typer
 import node
 from node.account import describe_runs, describe_study
 from node.app import Node, running
-from node.cli.output import AsJson, Progression, complain, print_json, say
+from node.cli.output import AsJson, ConfigurationFile, Progression, complain, print_json, say
 from node.cli.publish import print_accounts, publish
 from node.cli.send import parse_address
 from node.config import Configuration, DestinationSettings, load
@@ -41,6 +41,7 @@ def demo(
     pacs: Annotated[
         str, typer.Option(metavar="AET@HOST:PORT", help="Deliver to this archive instead of a small one.")
     ] = "",
+    config: ConfigurationFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a node and a small archive, send it synthetic studies, and show what comes back."""
@@ -52,7 +53,7 @@ def demo(
         tempfile.TemporaryDirectory(prefix="sightline-demo-") as scratch,
         _archive(Path(scratch), pacs) as archive,
     ):
-        configuration = _configuration(Path(scratch), archive)
+        configuration = _configuration(load(config), Path(scratch), archive)
         with running(Node(configuration)) as active:
             uid_by_sample = _send(samples, configuration, out)
             _wait(active, uid_by_sample)
@@ -97,9 +98,8 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _configuration(scratch: Path, archive: Peer) -> Configuration:
-    """Return the embedded default, on free ports, delivering to the archive."""
-    default = load(None)
+def _configuration(default: Configuration, scratch: Path, archive: Peer) -> Configuration:
+    """Return the configuration, on free ports and in a folder of its own, delivering to the archive."""
     port, web_port = _free_ports(2)
     destination = DestinationSettings(host=archive.host, port=archive.port, ae_title=archive.ae_title)
     return replace(

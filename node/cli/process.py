@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +73,7 @@ def _read(configuration: Configuration, paths: list[Path], out: Path) -> tuple[l
     steps = build_steps(replace(configuration, pipelines=pipelines), storage, index, Metrics())
     refused = _store(paths, storage, index)
     studies = index.study_uids()
-    with Progression("read", len(studies)) as progress:
+    with closing(steps), Progression("read", len(studies)) as progress:
         for uid in studies:
             _read_study(steps, index, uid)
             progress.advance(uid)
