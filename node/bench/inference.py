@@ -1,36 +1,28 @@
-"""How fast the engine runs a model, beside a bare ONNX Runtime loop over the same files."""
+"""How fast a model is run: by the node's engines, and by a bare ONNX Runtime loop over the same files."""
 
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
-import node
+from node.bench.volume_model import NAME, PROGRAM, loaded_on, write_volume_model
+from node.bench.ways import BARE, BARE_QUIET, ENGINE, TRITON_MESSAGE, TRITON_SHARED, Figures, Way, started
 from node.config import EngineSettings
+from node.engines.agreement import require_agreement
 from node.engines.repository import ModelConfig, ModelRepository
-from node.errors import ModelError
+from node.engines.triton_server import TritonServer
+from node.errors import ModelError, SightlineError
 from node.imaging.intensity import prepare_radiograph
-from node.interfaces import Arrays
 from node.samples.thorax import thorax_radiograph
 
-ENGINE, BARE, BARE_QUIET = "engine", "bare", "bare_without_spinning"
-PEERS: Mapping[str, str] = MappingProxyType(
-    {
-        BARE: "bare loop, ONNX Runtime's defaults",
-        BARE_QUIET: "bare loop, its threads not spinning",
-    }
-)
-FOLDER = Path(__file__).parent
+CONCURRENCIES = (1, 8)
+"""Studies at a time: one, and as many as a busy hour brings."""
+
+VOLUME_SHAPE = (300, 512, 512)
 WARM_UP = 3
 ROUND = 5
 """Images that one way takes in a row: many turns spread whatever else the machine does over all ways."""
@@ -43,64 +35,148 @@ MAX_DIFFERENCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What one way took: the seconds of each image, and the peak resident memory of its process."""
+class Case:
+    """The figures of every way for one kind of input, so many at a time; and why Triton is not among them."""
 
-    seconds: tuple[float, ...] = ()
-    peak_memory_bytes: int = 0
+    name: str
+    input_shape: tuple[int, ...]
+    concurrency: int
+    figures_by_way: Mapping[str, Figures]
+    without_triton: str
+
+    def slowdown(self, way: str) -> float:
+        """Return the median latency of a way as a multiple of that of the faster bare loop."""
+        return self.figures_by_way[way].median_ms / min(one.median_ms for one in self._bare)
+
+    def gain(self, way: str) -> float:
+        """Return the throughput of a way as a multiple of that of the faster bare loop."""
+        return self.figures_by_way[way].images_per_s / max(one.images_per_s for one in self._bare)
 
     @property
-    def images_per_s(self) -> float:
-        """The throughput, images one by one."""
-        return len(self.seconds) / sum(self.seconds)
+    def _bare(self) -> list[Figures]:
+        """Both: threads that spin are faster on an idle machine, and slower on one that others use too."""
+        return [self.figures_by_way[way] for way in (BARE, BARE_QUIET) if way in self.figures_by_way]
 
-    def latency_ms(self, percent: float) -> float:
-        """Return the latency that this share of the images did not pass."""
-        return 1000 * float(np.percentile(self.seconds, percent))
+    @property
+    def gain_by_shared_memory(self) -> float | None:
+        """How many times faster than by messages an answer comes by shared memory; None without Triton."""
+        if TRITON_SHARED not in self.figures_by_way:
+            return None
+        return self.figures_by_way[TRITON_MESSAGE].median_ms / self.figures_by_way[TRITON_SHARED].median_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """How many images of each kind every way gets for each number at a time; no volumes is none at all."""
+
+    radiographs: int
+    volumes: int = 0
+    volume_shape: tuple[int, ...] = VOLUME_SHAPE
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceBench:
-    """The figures of the engine and of each peer, by its name."""
+    """Every case that was measured."""
 
     model: str
     version: str
     threads: int
-    input_shape: tuple[int, ...]
-    figures_by_way: Mapping[str, Figures]
-
-    def ratio(self, peer: str) -> float:
-        """Return the throughput of the engine as a multiple of that of a peer."""
-        return self.figures_by_way[ENGINE].images_per_s / self.figures_by_way[peer].images_per_s
+    cases: tuple[Case, ...]
 
 
 def bench_inference(
-    settings: EngineSettings, model: str, images: int, *, on_round: Callable[[int], object]
+    settings: EngineSettings, model: str, amounts: Amounts, *, on_turn: Callable[[str], object]
 ) -> InferenceBench:
-    """Run that many synthetic radiographs one by one through the engine and through each peer, in turns.
+    """Run synthetic radiographs through the model, and volumes through one that does nothing, in turns.
 
-    `on_round` is told, after each turn of all, how many images each has had. Raises ModelError for a model
-    that is missing or damaged, takes no radiograph, or answers differently in a bare loop.
+    `on_turn` is told what each turn of all ways was. Raises ModelError for a model that is missing or
+    damaged, takes no radiograph, or answers differently by two ways.
     """
     repository = ModelRepository(settings.repository)
     repository.verify(model)
     card, config = repository.card(model), repository.config(model)
     _require_radiographs(config, card.input_shape)
-    figures_by_way = {way: Figures() for way in (ENGINE, *PEERS)}
-    with _ways(repository, config, settings.threads) as ways:
-        inputs = _inputs(config, card.input_shape[-1])
-        _take_turns(ways, [next(inputs) for _ in range(WARM_UP)])
-        done = 0
-        while done < images:
-            batch = [next(inputs) for _ in range(min(ROUND, images - done))]
-            # Each comes first in its turn, so that a change of load in mid-round favors none.
-            ways = [*ways[1:], ways[0]]
-            for way, turn in _take_turns(ways, batch).items():
-                seconds = figures_by_way[way].seconds + turn.seconds
-                figures_by_way[way] = Figures(seconds, turn.peak_memory_bytes)
-            done += len(batch)
-            on_round(done)
-    return InferenceBench(model, card.version, settings.threads, card.input_shape, figures_by_way)
+    server = TritonServer(settings.url)
+    without_triton = _reason(lambda: require_agreement(server, repository, model))
+    (tensor,) = config.inputs
+    radiographs = _radiographs(tensor.name, card.input_shape[-1])
+    plan = _Plan("radiograph", repository, config, card.input_shape, amounts.radiographs, without_triton)
+    cases = [*_measure(plan, settings, radiographs, on_turn)]
+    if amounts.volumes:
+        with _volume_plan(settings, server, amounts) as plan:
+            cases += _measure(plan, settings, _volumes(amounts.volume_shape), on_turn)
+    server.close()
+    return InferenceBench(model, card.version, settings.threads, tuple(cases))
+
+
+def turns(amounts: Amounts) -> int:
+    """Return how often `on_turn` will be called."""
+    return sum(
+        -(-images // _round(concurrency))
+        for images in (amounts.radiographs, amounts.volumes)
+        for concurrency in CONCURRENCIES
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One kind of input, and the model that takes it."""
+
+    name: str
+    repository: ModelRepository
+    config: ModelConfig
+    shape: tuple[int, ...]
+    images: int
+    without_triton: str
+
+
+def _reason(look: Callable[[], object]) -> str:
+    try:
+        look()
+    except SightlineError as error:
+        return str(error)
+    return ""
+
+
+@contextmanager
+def _volume_plan(settings: EngineSettings, server: TritonServer, amounts: Amounts) -> Iterator[_Plan]:
+    """Yield the plan for large inputs, with a model made for it here and, where it can be, on the server."""
+    with TemporaryDirectory(prefix="sightline-bench-") as folder, ExitStack() as stack:
+        repository = ModelRepository(Path(folder))
+        write_volume_model(repository.path, amounts.volume_shape)
+        loading = loaded_on(server, repository.path, settings.repository / PROGRAM)
+        reason = _reason(lambda: stack.enter_context(loading))
+        yield _Plan(
+            "volume", repository, repository.config(NAME), amounts.volume_shape, amounts.volumes, reason
+        )
+
+
+def _measure(
+    plan: _Plan, settings: EngineSettings, inputs: Iterator[object], on_turn: Callable[[str], object]
+) -> Iterator[Case]:
+    url = "" if plan.without_triton else settings.url
+    with started(plan.repository, plan.config, settings.threads, url) as ways:
+        for concurrency in CONCURRENCIES:
+            _take_turns(ways, [next(inputs) for _ in range(max(WARM_UP, concurrency))], concurrency)
+            case = Case(plan.name, plan.shape, concurrency, {}, plan.without_triton)
+            done = 0
+            while done < plan.images:
+                batch = [next(inputs) for _ in range(min(_round(concurrency), plan.images - done))]
+                # Each comes first in its turn, so that a change of load in mid-round favors none.
+                ways = [*ways[1:], ways[0]]
+                case = _with_turn(case, _take_turns(ways, batch, concurrency))
+                done += len(batch)
+                on_turn(f"{done} {plan.name}s, {concurrency} at a time")
+            yield case
+
+
+def _round(concurrency: int) -> int:
+    return max(ROUND, concurrency)
+
+
+def _with_turn(case: Case, turn: Mapping[str, Figures]) -> Case:
+    figures = {way: case.figures_by_way.get(way, Figures()) + taken for way, taken in turn.items()}
+    return replace(case, figures_by_way=figures)
 
 
 def _require_radiographs(config: ModelConfig, shape: tuple[int, ...]) -> None:
@@ -110,95 +186,27 @@ def _require_radiographs(config: ModelConfig, shape: tuple[int, ...]) -> None:
         raise ModelError(config.name, "does not take one radiograph, [batch, 1, size, size] float32")
 
 
-def _inputs(config: ModelConfig, size: int) -> Iterator[Arrays]:
+def _radiographs(name: str, size: int) -> Iterator[object]:
     """Yield prepared radiographs, each of another body, every other one with a finding."""
-    (tensor,) = config.inputs
     for seed in range(1 << 30):
         film = thorax_radiograph(seed, finding="consolidation" if seed % 2 else None, size=size)
-        yield {tensor.name: prepare_radiograph(film.pixels, size)[np.newaxis, np.newaxis]}
+        yield {name: prepare_radiograph(film.pixels, size)[np.newaxis, np.newaxis]}
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """One way to run the model, in a process of its own."""
-
-    name: str
-    model: str
-    process: "subprocess.Popen[bytes]"
-    connection: Connection
-
-    def run(self, batch: Sequence[Arrays]) -> tuple[Figures, Arrays]:
-        """Return what the inputs took, the peak memory that of all so far, and the outputs of the last."""
-        try:
-            self.connection.send(batch)
-            seconds, outputs, peak_memory_bytes = self.connection.recv()
-        except (EOFError, OSError) as error:
-            status = self.process.wait()
-            raise ModelError(self.model, f"{self.name}: its process ended with status {status}") from error
-        return Figures(tuple(seconds), peak_memory_bytes), outputs
+def _volumes(shape: tuple[int, ...]) -> Iterator[object]:
+    """Yield what describes a volume: each process makes it for itself, once."""
+    while True:
+        yield "x", shape, 0
 
 
-def _take_turns(ways: Sequence[_Way], batch: Sequence[Arrays]) -> dict[str, Figures]:
+def _take_turns(ways: Sequence[Way], batch: Sequence[object], concurrency: int) -> dict[str, Figures]:
     """Return what each way took; raises ModelError where their outputs differ."""
     taken, outputs_by_way = {}, {}
     for way in ways:
         time.sleep(PAUSE_S)
-        taken[way.name], outputs_by_way[way.name] = way.run(batch)
+        taken[way.name], outputs_by_way[way.name] = way.run(batch, concurrency)
     for way in ways:
         for name, expected in outputs_by_way[ENGINE].items():
             if not np.allclose(outputs_by_way[way.name][name], expected, rtol=0, atol=MAX_DIFFERENCE):
                 raise ModelError(way.model, f"{name} of the {way.name} loop is not that of the engine")
     return taken
-
-
-@contextmanager
-def _ways(repository: ModelRepository, config: ModelConfig, threads: int) -> Iterator[list[_Way]]:
-    """Start the process of the engine and of each peer; they end with the block."""
-    bare: dict[str, Any] = {"graphs": _graphs(repository, config), "threads": threads}
-    plans: dict[str, tuple[str, dict[str, Any]]] = {
-        ENGINE: (
-            "engine_loop.py",
-            {"repository": str(repository.path), "model": config.name, "threads": threads},
-        ),
-        BARE: ("bare_loop.py", bare | {"is_spinning": True}),
-        BARE_QUIET: ("bare_loop.py", bare | {"is_spinning": False}),
-    }
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(_started(name, config.name, program, plan))
-            for name, (program, plan) in plans.items()
-        ]
-
-
-def _graphs(
-    repository: ModelRepository, config: ModelConfig
-) -> list[tuple[str, dict[str, str], dict[str, str]]]:
-    """Return each file in the order in which it runs, with its tensors by input and by output."""
-    if not config.is_ensemble:
-        names = [{tensor.name: tensor.name for tensor in each} for each in (config.inputs, config.outputs)]
-        return [(str(repository.weights_path(config.name)), names[0], names[1])]
-    return [
-        (str(repository.weights_path(step.model)), dict(step.tensor_by_input), dict(step.tensor_by_output))
-        for step in config.steps
-    ]
-
-
-@contextmanager
-def _started(name: str, model: str, program: str, plan: dict[str, Any]) -> Iterator[_Way]:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        number = theirs.fileno()
-        # -P: no module of the standard library may be taken from the program's folder.
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, a program of ours
-            [sys.executable, "-P", str(FOLDER / program), str(number)],
-            pass_fds=[number],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(Path(node.__file__).parents[1])},
-        )
-    with Connection(ours.detach()) as connection:
-        try:
-            connection.send(plan)
-            yield _Way(name, model, process, connection)
-        finally:
-            process.kill()
-            process.wait()
