@@ -2,16 +2,19 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node.engines.triton import TritonEngine
 from node.samples.dicom import Sample, demo_samples
 from tests.peers import REPOSITORY
 from tests.peers.archive import Recorder, run_recorder
 from tests.peers.node import Node, make_node
+from tests.peers.triton import EXPLICIT, Triton, make_triton
+from tests.small_models import NewEngine, make_engine, write_small_models
 
 # DCMTK, and Orthanc which is built on it, leave Nagle's algorithm on unless told so.
 os.environ.setdefault("TCP_NODELAY", "1")
@@ -33,6 +36,42 @@ def new_node(tmp_path: Path) -> Iterator[Callable[[Mapping[str, Any]], Node]]:
         def make(configuration: Mapping[str, Any]) -> Node:
             folder = tmp_path / f"node-{len(list(tmp_path.glob('node-*')))}"
             return stack.enter_context(make_node(folder, configuration))
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
+    """A server with the shipped models, for tests that leave it as they found it."""
+    with make_triton(tmp_path_factory.mktemp("triton")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models of one operation each, for any engine."""
+    path = tmp_path_factory.mktemp("small") / "repository"
+    write_small_models(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_triton(small_repository: Path) -> Iterator[Triton]:
+    """A server with the small models, for tests that leave it as they found it."""
+    options = (*EXPLICIT, "--load-model", "*")
+    with make_triton(small_repository.parent, repository=small_repository, options=options) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def new_engine(small_repository: Path) -> Iterator[NewEngine]:
+    """Makes engines on a Triton server; all are closed with the test."""
+    with ExitStack() as stack:
+
+        def make(url: str, path: Path = small_repository, **changes: Any) -> TritonEngine:
+            return stack.enter_context(closing(make_engine(url, path, **changes)))
 
         yield make
 

@@ -79,7 +79,7 @@ def write_ensemble(repository: Path) -> Any:
     from models.export import write_cards, write_graphs
 
     ensemble = tiny_ensemble()
-    write_graphs(ensemble, repository)
+    write_graphs(ensemble, repository, "0.0.1")
     parts = card.input_parts(SIZE, list(MEMBERS))
     write_cards(
         {**parts, **card.calibrated_parts(calibration(), list(MEMBERS))}, list(MEMBERS), repository, "0.0.1"

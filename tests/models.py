@@ -9,9 +9,13 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from tests.peers.triton import TRITON_REPO
+
 OPSET = 17
 # The oldest that knows OPSET: newer ones are refused by older runtimes.
 IR_VERSION = 8
+VERSION = "1.2.3"
+ONE_INSTANCE = "instance_group { count: 1 kind: KIND_CPU }"
 
 
 def graph(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> bytes:
@@ -60,7 +64,14 @@ def config(name: str, *, max_batch_size: int = 4, steps: str = "", shape: Sequen
     dims = ", ".join(map(str, shape))
     tensor = f'{{{{ name: "{{}}" data_type: TYPE_FP32 dims: [ {dims} ] }}}}'
     entries = f"input {tensor.format('x')}\noutput {tensor.format('y')}"
-    return f'name: "{name}"\nmax_batch_size: {max_batch_size}\n{entries}\n{kind}\n'
+    version = parameters({"version": VERSION})
+    return f'name: "{name}"\nmax_batch_size: {max_batch_size}\n{entries}\n{kind}\n{version}'
+
+
+def parameters(values: Mapping[str, str]) -> str:
+    """Return the text of config.pbtxt for these parameters."""
+    entry = 'parameters {{ key: "{}" value {{ string_value: "{}" }} }}\n'
+    return "".join(entry.format(key, value) for key, value in values.items())
 
 
 def step(model: str, source: str, target: str) -> str:
@@ -73,7 +84,7 @@ def card(model: str, weights: Mapping[str, bytes], **changes: object) -> dict[st
     """Return a card for a model with one class."""
     return {
         "name": model,
-        "version": "1.2.3",
+        "version": VERSION,
         "intended_use": "tests",
         "input": {"name": "x", "shape": [2]},
         "eligibility": {
@@ -100,3 +111,29 @@ def write_model(
         (folder / "1" / "model.onnx").write_bytes(weights)
     if document is not None:
         (folder / "card.json").write_text(json.dumps(document))
+
+
+def serve_by_python(repository: Path, text: str = "", *, program: Path = TRITON_REPO / "model.py") -> None:
+    """Give each model what a server without the onnxruntime backend needs of it; `text` is put behind it.
+
+    Models that have it already keep it.
+    """
+    for path in repository.glob("*/config.pbtxt"):
+        folder = path.parent / "1"
+        folder.mkdir(exist_ok=True)
+        weights, form = folder / "model.onnx", path.parent / "configs" / "python.pbtxt"
+        if not weights.is_file() or form.exists():
+            continue
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        stated = parameters(
+            {
+                "sha256": digest,
+                "weights": weights.name,
+                "intra_op_thread_count": "1",
+                "inter_op_thread_count": "1",
+            }
+        )
+        by_python = path.read_text().replace("onnxruntime", "python")
+        form.parent.mkdir()
+        form.write_text(f"{by_python}{stated}{text or ONE_INSTANCE}\n")
+        (folder / "model.py").write_text(program.read_text())

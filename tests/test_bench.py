@@ -1,21 +1,33 @@
 """The benchmarks: their figures come from real runs, of the engine and of its peer, on the same work."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from typer.testing import CliRunner
 
-from node.bench.inference import BARE, BARE_QUIET, ENGINE, bench_inference
+from node.bench.inference import CONCURRENCIES, Amounts, Case, bench_inference, turns
+from node.bench.volume_model import NAME, write_volume_model
+from node.bench.ways import BARE, BARE_QUIET, ENGINE, TRITON_MESSAGE, TRITON_SHARED, TRITON_WRITTEN, Figures
 from node.cli import app
 from node.config import EngineSettings
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.engines.triton_server import TritonServer
 from node.errors import ModelError
-from tests.models import arithmetic, card, config, graph, step, write_model
+from tests.models import arithmetic, card, config, graph, serve_by_python, step, write_model
+from tests.peers.triton import EXPLICIT, TRITON_REPO, make_triton
 
 SHAPE = (1, 16, 16)
 DOUBLE, ADD_ONE = arithmetic("Mul", 2.0, shape=SHAPE), arithmetic("Add", 1.0, shape=SHAPE)
 WAYS = {ENGINE, BARE, BARE_QUIET}
+ON_TRITON = {TRITON_MESSAGE, TRITON_SHARED, TRITON_WRITTEN}
+NOWHERE = "127.0.0.1:1"
+SMALL_VOLUME = (6, 64, 64)
 
 
 def random_noise() -> bytes:
@@ -38,7 +50,7 @@ def settings(tmp_path: Path) -> EngineSettings:
     steps = step("double", "x", "between") + step("add_one", "between", "y")
     document = card("chain", {"double": DOUBLE, "add_one": ADD_ONE}, input={"shape": list(SHAPE)})
     write_model(path, config("chain", steps=steps, shape=SHAPE), document=document)
-    return EngineSettings(repository=path, threads=1)
+    return EngineSettings(repository=path, threads=1, url=NOWHERE)
 
 
 # --- inference
@@ -46,26 +58,39 @@ def settings(tmp_path: Path) -> EngineSettings:
 
 @pytest.mark.parametrize("model", ["chain", "double"])
 def test_every_way_runs_every_image(settings: EngineSettings, model: str) -> None:
-    rounds: list[int] = []
+    told: list[str] = []
 
-    bench = bench_inference(settings, model, 7, on_round=rounds.append)
+    bench = bench_inference(settings, model, Amounts(7), on_turn=told.append)
 
-    assert rounds == [5, 7]
-    assert bench.figures_by_way.keys() == WAYS
-    for figures in bench.figures_by_way.values():
-        assert len(figures.seconds) == 7
-        assert min(figures.seconds) > 0
-        assert figures.latency_ms(0) <= figures.latency_ms(50) <= figures.latency_ms(95)
-        # The library alone takes more; a gigabyte would be another process's.
-        assert 20 << 20 < figures.peak_memory_bytes < 1 << 30
+    assert told == ["5 radiographs, 1 at a time", "7 radiographs, 1 at a time", "7 radiographs, 8 at a time"]
+    assert len(told) == turns(Amounts(7))
+    assert [case.concurrency for case in bench.cases] == list(CONCURRENCIES)
+    for case in bench.cases:
+        assert case.figures_by_way.keys() == WAYS
+        assert "127.0.0.1:1: Triton: UNAVAILABLE" in case.without_triton
+        for figures in case.figures_by_way.values():
+            assert len(figures.seconds) == 7
+            assert 0 < min(figures.seconds) <= figures.wall_s
+            # The library alone takes more; a gigabyte would be another process's.
+            assert 20 << 20 < figures.peak_memory_bytes < 1 << 30
 
 
-def test_ratio_is_the_engine_by_the_peer(settings: EngineSettings) -> None:
-    bench = bench_inference(settings, "chain", 3, on_round=lambda _: None)
+def test_figures_are_of_latency_and_throughput() -> None:
+    figures = Figures((0.2, 0.1, 0.4, 0.3), 0.5, 1) + Figures((0.5,), 0.5, 2)
 
-    took = {way: sum(figures.seconds) for way, figures in bench.figures_by_way.items()}
-    assert bench.ratio(BARE) == pytest.approx(took[BARE] / took[ENGINE])
-    assert bench.ratio(BARE_QUIET) == pytest.approx(took[BARE_QUIET] / took[ENGINE])
+    assert figures.images_per_s == 5
+    assert figures.median_ms == pytest.approx(300)
+    assert [figures.latency_ms(percent) for percent in (0, 95, 100)] == pytest.approx([100, 480, 500])
+    assert figures.peak_memory_bytes == 2
+
+
+def test_ratios_are_to_the_faster_bare_loop() -> None:
+    ways = {BARE: 0.3, BARE_QUIET: 0.1, TRITON_MESSAGE: 0.8, TRITON_SHARED: 0.2}
+    case = Case("volume", (1,), 1, {way: Figures((value,), value, 0) for way, value in ways.items()}, "")
+
+    assert case.slowdown(TRITON_SHARED) == pytest.approx(2)
+    assert case.gain(TRITON_SHARED) == pytest.approx(0.5)
+    assert case.gain_by_shared_memory == pytest.approx(4)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +108,7 @@ def test_a_model_that_cannot_be_measured_is_refused_in_words(
         write_single(settings.repository, model, weights)
 
     with pytest.raises(ModelError, match=words):
-        bench_inference(settings, model, 1, on_round=lambda _: None)
+        bench_inference(settings, model, Amounts(1), on_turn=lambda _: None)
 
 
 def test_a_model_that_takes_no_radiograph_is_refused(settings: EngineSettings) -> None:
@@ -91,43 +116,95 @@ def test_a_model_that_takes_no_radiograph_is_refused(settings: EngineSettings) -
     write_model(settings.repository, config("pair"), weights=pair, document=card("pair", {"pair": pair}))
 
     with pytest.raises(ModelError, match="does not take one radiograph"):
-        bench_inference(settings, "pair", 1, on_round=lambda _: None)
+        bench_inference(settings, "pair", Amounts(1), on_turn=lambda _: None)
+
+
+def test_volumes_go_through_a_model_made_for_it(settings: EngineSettings) -> None:
+    bench = bench_inference(settings, "double", Amounts(1, 2, SMALL_VOLUME), on_turn=lambda _: None)
+
+    assert [(case.name, case.concurrency) for case in bench.cases[2:]] == [("volume", 1), ("volume", 8)]
+    for case in bench.cases[2:]:
+        assert case.input_shape == SMALL_VOLUME
+        assert {len(figures.seconds) for figures in case.figures_by_way.values()} == {2}
+
+
+def test_the_model_for_volumes_is_a_valid_one(tmp_path: Path) -> None:
+    write_volume_model(tmp_path, SMALL_VOLUME)
+    volume = np.random.default_rng(1).integers(-1000, 1000, (1, *SMALL_VOLUME), dtype=np.int16)
+
+    onnx.checker.check_model(onnx.load(tmp_path / NAME / "1" / "model.onnx"), full_check=True)
+    engine = OnnxEngine(ModelRepository(tmp_path), threads=1)
+    engine.check(NAME)
+    outputs = engine.infer(NAME, {"x": volume})
+
+    assert outputs["y"].ravel().tolist() == [volume[0, [0, 3, 5]].sum()]
+
+
+@pytest.mark.triton
+def test_triton_is_measured_where_there_is_one(settings: EngineSettings, tmp_path: Path) -> None:
+    serve_by_python(settings.repository)
+    shutil.copy(TRITON_REPO / "model.py", settings.repository)
+    options = (*EXPLICIT, "--load-model", "*")
+    with make_triton(tmp_path, repository=settings.repository, options=options) as server:
+        server.start()
+        there = dataclasses.replace(settings, url=server.url)
+
+        bench = bench_inference(there, "chain", Amounts(2, 2, SMALL_VOLUME), on_turn=lambda _: None)
+
+        states = TritonServer(server.url).state_by_model()
+    assert [case.without_triton for case in bench.cases] == [""] * 4
+    for case in bench.cases:
+        assert case.figures_by_way.keys() == WAYS | ON_TRITON
+        assert case.gain_by_shared_memory
+    assert NAME not in states or "unloaded" in states[NAME].lower() or "UNLOADING" in states[NAME]
 
 
 def test_command_prints_one_json_object(settings: EngineSettings, tmp_path: Path) -> None:
     output, progress = run_command(settings, tmp_path, "--json")
 
     account = json.loads(output)
-    assert progress.splitlines() == ["measured 1/2 5 images", "measured 2/2 6 images"]
+    assert progress.splitlines()[-1] == "measured 3/3 6 radiographs, 8 at a time"
     assert (account["model"], account["model_version"], account["threads"]) == ("chain", "1.2.3", 1)
-    assert account["input_shape"] == list(SHAPE)
-    assert account["ways"].keys() == WAYS
+    assert [case["concurrency"] for case in account["cases"]] == [1, 8]
     names = ("images", "images_per_s", "latency_median_ms", "latency_p95_ms", "peak_memory_mib")
-    assert all(tuple(figures) == names and figures["images"] == 6 for figures in account["ways"].values())
-    per_s = {way: figures["images_per_s"] for way, figures in account["ways"].items()}
-    expected = {peer: per_s[ENGINE] / per_s[peer] for peer in (BARE, BARE_QUIET)}
-    # The figures are rounded to four places.
-    assert account["ratio_by_peer"] == pytest.approx(expected, abs=1e-3)
+    for case in account["cases"]:
+        assert case["input_shape"] == list(SHAPE)
+        assert case["ways"].keys() == WAYS
+        assert case["gain_by_shared_memory"] is None
+        assert "UNAVAILABLE" in case["without_triton"]
+        for figures in case["ways"].values():
+            assert tuple(figures) == (*names, "throughput_to_faster_bare", "latency_to_faster_bare")
+            fastest = min(case["ways"][way]["latency_median_ms"] for way in (BARE, BARE_QUIET))
+            # Latencies are rounded to a microsecond, of some 20.
+            expected = pytest.approx(figures["latency_median_ms"] / fastest, rel=0.2)
+            assert figures["latency_to_faster_bare"] == expected
 
 
 def test_command_prints_a_line_for_each_way(settings: EngineSettings, tmp_path: Path) -> None:
     output, _ = run_command(settings, tmp_path)
 
-    table = output.splitlines()[:4]
+    table = output.splitlines()[2:9]
     assert [line.split("  ")[0] for line in table] == [
         "way",
-        "engine of the node",
         "bare loop, ONNX Runtime's defaults",
         "bare loop, its threads not spinning",
+        "engine in the node's process",
+        "Triton, arrays in the message",
+        "Triton, arrays copied into shared memory",
+        "Triton, arrays already written there",
     ]
-    assert "6 images of 1 × 16 × 16" in output
+    assert table[-1].split("there")[1].split() == ["–"] * 6
+    assert "radiographs of 1 × 16 × 16, 8 at a time: 6 by each way" in output
+    assert "Triton was not measured: 127.0.0.1:1" in output
 
 
 def run_command(settings: EngineSettings, folder: Path, *options: str) -> tuple[str, str]:
     """The benchmark of six images; what it printed on standard output and error."""
     path = folder / "sightline.toml"
-    path.write_text(f'[engine]\nrepository = "{settings.repository}"\nthreads = 1\n')
-    arguments = ["bench", "inference", "--model", "chain", "--images", "6", "-c", str(path), *options]
+    lines = [f'repository = "{settings.repository}"', "threads = 1", f'url = "{settings.url}"']
+    path.write_text("\n".join(["[engine]", *lines, ""]))
+    amounts = ["--images", "6", "--volumes", "0"]
+    arguments = ["bench", "inference", "--model", "chain", *amounts, "-c", str(path), *options]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     return result.stdout, result.stderr

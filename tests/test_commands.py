@@ -78,9 +78,36 @@ def test_check_says_ok_of_what_is_well(tmp_path: Path) -> None:
     assert {f"receive.port {receive}", "pipelines.chest_xray model", "disk", "clock"} <= set(checks)
 
 
+def test_check_says_what_to_do_where_the_server_of_the_engine_is_not_there(tmp_path: Path) -> None:
+    receive, web, nobody = free_ports(3)
+    path = tmp_path / "sightline.toml"
+    engine = {"kind": "triton", "url": f"{LOOPBACK}:{nobody}"}
+    ports = {"receive": {"port": receive}, "web": {"port": web}}
+    path.write_text(to_toml({"data": str(tmp_path / "data"), "engine": engine, **ports}))
+
+    ended = run_sightline("check", "-c", str(path))
+
+    assert ended.returncode == 2
+    assert f"pipelines.chest_xray model: {LOOPBACK}:{nobody}: Triton: UNAVAILABLE" in ended.stdout
+
+
+def test_models_are_listed_and_shown() -> None:
+    listed = run_sightline("models", "list")
+    shown = run_sightline("models", "show", "chest_xray", "--json")
+
+    (ensemble,) = (line for line in listed.stdout.splitlines() if line.startswith("chest_xray "))
+    assert "image → probability, spread, interval" in ensemble
+    model, card = (json.loads(shown.stdout)[key] for key in ("model", "card"))
+    assert model["members"] == [entry["model"] for entry in card["weights"]]
+    assert model["inputs"] == [{"name": "image", "shape": card["input"]["shape"], "type": "float32"}]
+    assert card["intended_use"].startswith("Orders the reading list")
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
+        (["models", "show", "../x"], 1, "no such model"),
+        (["models", "load", "chest_xray"], 2, 'engine.kind: "onnx" – models are loaded on a "triton" server'),
         (["frobnicate"], 2, "No such command"),
         (["send", "README.md", "--to", "nowhere"], 2, "expected AET@HOST:PORT"),
         (["send", "no-such-file", "--to", "PACS@127.0.0.1:104"], 1, "there is no such file or folder"),

@@ -153,6 +153,20 @@ def names(cls):
     return set(cls.__dataclass_fields__)
 
 
+def test_the_file_for_scale_is_valid_and_uses_a_server():
+    scaled = load(SHIPPED.with_name("sightline.scaled.toml"))
+
+    assert scaled.engine == replace(load(None).engine, kind="triton", shared_memory_mib=2048)
+    assert scaled.workflow.workers == 8
+
+
+@pytest.mark.parametrize(("value", "means"), [('"auto"', None), ("true", True), ("false", False)])
+def test_memory_is_shared_always_never_or_where_it_can_be(value, means):
+    given = tomllib.loads(f"[engine]\nshared_memory = {value}")
+
+    assert check_configuration(given).engine.shared_memory is means
+
+
 # --- what it accepts
 
 
@@ -266,7 +280,10 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         ('[web]\nhost = "my host"', 'web.host: "my host" – expected a host name or an IP address'),
         ("[web]\nport = 11112", "web.port: 11112 – expected another port than receive.port"),
         ('[log]\nlevel = "warn"', 'log.level: "warn" – expected debug or info or warning or error'),
-        ('[engine]\nkind = "tensorrt"', 'engine.kind: "tensorrt" – expected onnx'),
+        ('[engine]\nkind = "tensorrt"', 'engine.kind: "tensorrt" – expected onnx or triton'),
+        ('[engine]\nurl = "http://triton"', 'engine.url: "http://triton" – expected a host and a port'),
+        ('[engine]\nurl = "triton"', 'engine.url: "triton" – expected a host and a port'),
+        ('[engine]\nshared_memory = "yes"', 'engine.shared_memory: "yes" – expected true, false or "auto"'),
         ('[workflow]\ndatabase = "mysql://x"', 'workflow.database: "mysql://x" – expected sqlite:///FILE'),
         (
             '[receive.application_entities."SEVENTEEN_LETTERS"]',

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from node.domain.card import ModelClass, Requirement
@@ -12,10 +13,17 @@ from node.domain.code import Code
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.errors import ModelError
-from tests.models import arithmetic, batch_length, card, config, step, write_model
+from node.telemetry import Metrics
+from tests.models import arithmetic, batch_length, card, config, graph, step, write_model
 
 DOUBLE, ADD_ONE, NAN = arithmetic("Mul", 2.0), arithmetic("Add", 1.0), arithmetic("Mul", float("nan"))
 ITEMS = np.arange(14, dtype=np.float32).reshape(7, 2)
+
+
+def wider() -> bytes:
+    """A graph whose answer is twice as long as the configuration says."""
+    node = onnx.helper.make_node("Concat", ["x", "x"], ["y"], axis=1)
+    return graph([node], {"x": ["batch", 2]}, {"y": ["batch", 4]})
 
 
 @pytest.fixture
@@ -108,6 +116,41 @@ def test_input_that_does_not_fit_is_refused(
 def test_model_that_is_not_there_is_refused(engine: OnnxEngine, name: str) -> None:
     with pytest.raises(ModelError, match="no such model"):
         engine.infer(name, {"x": ITEMS})
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        (NAN, "y holds values that are not finite"),
+        (arithmetic("Div", 0.0), "y holds values that are not finite"),
+        (wider(), r"y is \[3, 4\] float32, expected \[3, 2\] float32"),
+    ],
+)
+def test_answer_that_breaks_the_promise_of_the_configuration_is_refused(
+    repository: Path, weights: bytes, words: str
+) -> None:
+    write_model(repository, config("odd"), weights=weights)
+
+    with pytest.raises(ModelError, match=words):
+        OnnxEngine(ModelRepository(repository), threads=1).infer("odd", {"x": ITEMS[:3]})
+
+
+def test_requests_are_measured(repository: Path) -> None:
+    metrics = Metrics()
+    engine = OnnxEngine(ModelRepository(repository), threads=1, metrics=metrics)
+
+    engine.infer("double", {"x": ITEMS})
+
+    text = metrics.exposition().decode()
+    assert 'sightline_engine_seconds_count{model="double"} 2.0' in text
+    assert 'sightline_engine_batch_size_sum{model="double"} 7.0' in text
+
+
+def test_buffer_is_an_array_to_be_filled(engine: OnnxEngine) -> None:
+    array = engine.buffer((3, 2), np.float32)
+    array[:] = ITEMS[:3]
+
+    assert np.array_equal(engine.infer("double", {"x": array})["y"], 2 * ITEMS[:3])
 
 
 # --- check

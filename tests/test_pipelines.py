@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 import node.pipelines
 from node.domain.card import ModelCard, ModelClass
 from node.domain.code import Code
-from node.domain.findings import Doubt, Findings, Outcome, OutOfDistribution, Presence
+from node.domain.findings import Doubt, Findings, Outcome, OutOfDistribution, Presence, Priority
 from node.domain.study import Instance, Series
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
@@ -73,6 +73,15 @@ class FakeEngine:
 
     def check(self, model: str) -> None:
         """Nothing can be wrong with it."""
+
+    def prioritized(self, priority: Priority) -> "FakeEngine":
+        return self
+
+    def buffer(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[np.generic]:
+        return np.empty(shape, dtype)
+
+    def close(self) -> None:
+        """It holds nothing."""
 
 
 def series(*instances: Instance) -> Series:

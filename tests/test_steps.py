@@ -13,7 +13,13 @@ from node.domain.conditions import parse
 from node.domain.findings import Doubt, Priority
 from node.domain.profile import DEFAULT_PROFILE, Profile
 from node.encode import encode
-from node.errors import DeliveryRefusedError, DestinationUnreachableError, PixelError
+from node.errors import (
+    DeliveryRefusedError,
+    DestinationUnreachableError,
+    EngineUnavailableError,
+    ModelError,
+    PixelError,
+)
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, sqlite_url
 from node.pipelines.chest_xray import ChestXray
 from node.receive.folder import store_file
@@ -38,6 +44,28 @@ class GatedEngine(FakeEngine):
     def card(self, model: str) -> ModelCard:
         classes = tuple(ModelClass(code, 0.5) for code in self.codes)
         return dataclasses.replace(super().card(model), classes=classes, requirements=(FRONTAL_ONLY,))
+
+
+@dataclasses.dataclass
+class ClassedEngine(GatedEngine):
+    """Remembers in which class it was asked."""
+
+    classes: list[Priority] = dataclasses.field(default_factory=list)
+
+    def prioritized(self, priority: Priority) -> "ClassedEngine":
+        self.classes.append(priority)
+        return self
+
+
+class AbsentEngine(GatedEngine):
+    """Fails its check."""
+
+    def __init__(self, fault: Exception) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def check(self, model: str) -> None:
+        raise self._fault
 
 
 @dataclasses.dataclass
@@ -144,6 +172,28 @@ def test_a_radiograph_ends_with_findings_and_all_objects(bench):
         "secondary_capture",
     }
     assert set(account["runs"][0]["seconds"]) == {"analyze", "encode", "finish"}
+
+
+def test_a_run_asks_the_engine_in_its_class(bench):
+    engine = ClassedEngine()
+    bench.use(ChestXray(), engine)
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "job", "files")
+    (run,) = bench.steps.take("plan", uid, "job")
+
+    bench.steps.take("analyze", run | {"priority": "stat"})
+
+    assert engine.classes == [Priority.STAT]
+
+
+def test_an_engine_that_cannot_answer_yet_does_not_stop_the_node_from_starting(bench):
+    bench.use(ChestXray(), AbsentEngine(EngineUnavailableError("triton:8001", "no connection")))
+    bench.steps.warm_up()
+
+    bench.use(ChestXray(), AbsentEngine(ModelError("chest_xray", "is damaged")))
+    with pytest.raises(ModelError):
+        bench.steps.warm_up()
 
 
 def test_a_foreign_image_is_told_as_uncertain_and_waits_in_the_ordinary_order(bench):

@@ -87,7 +87,7 @@ def test_an_analysis_that_lacks_resources_is_tried_again_and_then_fails(bench: D
 
     account = bench.wait_for_state(uid, "done")
     assert account["outcome"] == "failed"
-    assert account["reason"] == f"gave up after {ANALYSIS_ATTEMPTS} attempts"
+    assert account["reason"] == f"gave up after {ANALYSIS_ATTEMPTS} attempts: no memory"
 
 
 def test_a_retry_reads_again_and_sends_nothing_twice(bench: Durable) -> None:

@@ -1,0 +1,304 @@
+"""Studies on a Triton server, through the node as a user runs it: the same results, whatever happens."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.engines.triton_server import TritonServer
+from node.imaging.intensity import prepare_radiograph
+from node.read.projection import read_projection
+from node.samples.dicom import Sample
+from tests.datasets import instance
+from tests.peers import dcmtk, wait_until
+from tests.peers.archive import Recorder
+from tests.peers.fake_triton import run_fake_triton
+from tests.peers.node import Node, run_sightline, to_toml
+from tests.peers.triton import SHARED_MEMORY, TRITON_REPO, Triton, make_triton
+from tests.small_models import HOLD, LARGE, let_go, wait_until_held, waiting, write_slow
+
+pytestmark = pytest.mark.triton
+
+STUDIES = 8
+# The index keeps four digits; beyond them the same library adds the same numbers in another order.
+TOLERANCE = 2e-4
+
+Json = dict[str, Any]
+NewNode = Callable[[Mapping[str, Any]], Node]
+
+
+def on_triton(url: str, repository: Path = TRITON_REPO, **changes: Any) -> Json:
+    """The part of a configuration that points a node at a server."""
+    return {"engine": {"kind": "triton", "url": url, "repository": str(repository), **changes}}
+
+
+def delivering_to(recorder: Recorder) -> Json:
+    address = {"host": recorder.host, "port": recorder.port, "ae_title": recorder.ae_title}
+    return {"assembly": {"quiet_period_s": 1}, "destinations": {"pacs": {**address, "timeout_s": 5}}}
+
+
+def slow_pipeline(model: str, seconds: float, numbers: int = 2) -> Json:
+    options = {"model": model, "seconds": seconds, "numbers": numbers}
+    return {"use": "tests.peers.pipelines:SlowReader", "when": {"modality": ["DX"]}, "options": options}
+
+
+# --- the same results
+
+
+def test_demo_says_the_same_on_triton(triton: Triton, tmp_path: Path) -> None:
+    path, out = tmp_path / "triton.toml", tmp_path / "out"
+    path.write_text(to_toml(on_triton(triton.url)))
+
+    done = run_sightline("demo", "--json", "--out", str(out), "-c", str(path))
+
+    assert done.returncode == 0, done.stderr
+    studies = json.loads(done.stdout)["studies"]
+    assert [study["runs"][0]["outcome"] for study in studies] == ["findings", "no_findings"]
+    assert triton.metrics()['nv_inference_request_success{model="chest_xray",version="1"}'] >= len(studies)
+    embedded = OnnxEngine(ModelRepository(TRITON_REPO), threads=2)
+    for study in studies:
+        expected = ask(embedded, out / study["sample"] / f"{study['sample']}.dcm")
+        for name in ("probability", "interval", "entropy", "mutual_information"):
+            told = [score[name] for score in study["runs"][0]["scores"]]
+            np.testing.assert_allclose(told, expected[name][0], rtol=0, atol=TOLERANCE, err_msg=name)
+
+
+def ask(engine: OnnxEngine, path: Path) -> dict[str, np.ndarray]:
+    """What an engine says of one file."""
+    pixels = prepare_radiograph(
+        read_projection(instance(path)).pixels, engine.card("chest_xray").input_shape[-1]
+    )
+    return engine.infer("chest_xray", {"image": pixels[np.newaxis, np.newaxis]})
+
+
+def test_studies_at_the_same_time_become_batches(triton: Triton, new_node: NewNode, tmp_path: Path) -> None:
+    networks = ModelRepository(TRITON_REPO).config("chest_xray").networks
+    before = {model: batches_of(triton, model) for model in networks}
+    together = {
+        "use": "tests.peers.pipelines:AllTogether",
+        "when": {"modality": ["DX"]},
+        "options": {"studies": STUDIES},
+    }
+    changes = {"workflow": {"workers": STUDIES}, "pipelines": {"chest_xray": together}}
+    node = new_node(on_triton(triton.url) | changes)
+    node.start()
+
+    dcmtk.send(write_studies(tmp_path, STUDIES), node.port, called=node.ae_title)
+    wait_until(lambda: len(analyzed(node)) == STUDIES, "all are analyzed")
+
+    for model in networks:
+        batches = batches_of(triton, model)
+        counts = {size: batches[size] - before[model].get(size, 0) for size in batches}
+        assert sum(size * count for size, count in counts.items()) >= STUDIES
+        assert max(size for size, count in counts.items() if count) > 1, (model, counts)
+
+
+def analyzed(node: Node) -> list[str]:
+    """The pipelines of the runs whose analysis is finished, in that order."""
+    return [record["pipeline"] for record in node.log_records(event="step_finished", step="analyze")]
+
+
+def batches_of(triton: Triton, model: str) -> dict[int, int]:
+    """How often the server ran a model on a batch of each size."""
+    server = TritonServer(triton.url)
+    statistics = server.statistics(model)
+    server.close()
+    return {one.batch_size: one.compute_infer.count for one in statistics.batch_stats}
+
+
+def write_studies(folder: Path, count: int) -> list[Path]:
+    """A radiograph of each of so many bodies, normal and ill in turn."""
+    kinds = (None, "consolidation")
+    samples = [Sample(str(seed), "chest_xray", seed, kinds[seed % 2], "", size=320) for seed in range(count)]
+    return [path for sample in samples for path in sample.write(folder)]
+
+
+# --- a server that is not there for a while
+
+
+@pytest.fixture
+def slow_repository(tmp_path: Path) -> Path:
+    """Models that take their time: one of few numbers, one of so many that they go by shared memory."""
+    path = tmp_path / "repository"
+    write_slow(path, "slow", 2, max_batch_size=1)
+    write_slow(path, "slow_large", LARGE)
+    return path
+
+
+@pytest.fixture
+def slow_triton(slow_repository: Path, tmp_path: Path) -> Iterator[Triton]:
+    """A server that the test may kill, and that is not started yet."""
+    with make_triton(tmp_path, repository=slow_repository) as server:
+        yield server
+
+
+@pytest.fixture
+def slow_node(new_node: NewNode, slow_triton: Triton, slow_repository: Path, recorder: Recorder) -> Node:
+    """A node whose one pipeline asks a slow model, which holds the question; not started yet."""
+    pipelines = {"pipelines": {"slow": slow_pipeline("slow_large", HOLD, LARGE)}}
+    return new_node(on_triton(slow_triton.url, slow_repository) | delivering_to(recorder) | pipelines)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("gone_s", [0, pytest.param(20, marks=pytest.mark.slow)])
+def test_server_killed_in_the_middle_of_a_request_costs_no_study(
+    slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path, gone_s: float
+) -> None:
+    slow_triton.start()
+    slow_node.start()
+    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
+    wait_until_held(slow_triton.repository, "slow_large")
+    slow_triton.kill()
+    slow_node.wait_for_record(event="engine_request_failed")
+    time.sleep(gone_s)
+    let_go(slow_triton.repository, "slow_large")
+    slow_triton.start()
+
+    assert_done_once(slow_node, recorder)
+    metrics = slow_node.metrics()
+    assert metrics['sightline_engine_retries_total{model="slow_large"}'] == 1
+    assert metrics['sightline_engine_breaker_state{model="slow_large"}'] == 0
+
+
+@pytest.mark.timeout(120)
+def test_server_and_node_killed_leave_no_shared_memory_and_no_study(
+    slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path
+) -> None:
+    before = names_in_shared_memory()
+    slow_triton.start()
+    slow_node.start()
+    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
+    wait_until_held(slow_triton.repository, "slow_large")
+    assert regions_of(slow_triton)
+
+    slow_node.kill()
+    slow_triton.kill()
+
+    assert names_in_shared_memory() <= before
+    let_go(slow_triton.repository, "slow_large")
+    slow_node.start()  # before the server: a node does not wait for it to receive
+    assert slow_node.log_records(event="engine_not_ready")
+    slow_triton.start()
+    assert_done_once(slow_node, recorder)
+
+
+def regions_of(triton: Triton) -> frozenset[str]:
+    server = TritonServer(triton.url)
+    try:
+        return server.region_names()
+    finally:
+        server.close()
+
+
+def names_in_shared_memory() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.iterdir()}
+
+
+def assert_done_once(node: Node, recorder: Recorder) -> None:
+    (study,) = node.wait_for_studies(1)
+    (run,) = study["runs"]
+    assert study["outcome"] == run["outcome"] == "findings"
+    assert run["scores"][0]["probability"] == 1
+    assert recorder.digests_by_uid.keys() == {item["sop_instance_uid"] for item in run["objects"]}
+    assert all(len(digests) == 1 for digests in recorder.digests_by_uid.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_node_that_is_stopped_breaks_a_request_off_and_takes_it_up_again(
+    slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path
+) -> None:
+    slow_triton.start()
+    slow_node.start()
+    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
+    wait_until_held(slow_triton.repository, "slow_large")
+
+    started = time.monotonic()
+    status = slow_node.stop()
+
+    assert status == 0
+    assert time.monotonic() - started < 28  # the 20 s that work under way is given, and some to close
+    let_go(slow_triton.repository, "slow_large")
+    slow_node.start()
+    assert_done_once(slow_node, recorder)
+
+
+# --- who goes first, and what never gets into a report
+
+
+@pytest.mark.timeout(90)
+def test_stat_study_overtakes_routine_ones(
+    new_node: NewNode, slow_triton: Triton, slow_repository: Path, tmp_path: Path
+) -> None:
+    pipelines = {
+        "first": slow_pipeline("slow", HOLD),
+        "routine": slow_pipeline("slow", 0.1),
+        "stat": slow_pipeline("slow", 0.1) | {"priority": "stat"},
+    }
+    doors = {name.upper(): {"pipelines": [name]} for name in pipelines}
+    node = new_node(
+        on_triton(slow_triton.url, slow_repository)
+        | {"pipelines": pipelines, "workflow": {"workers": STUDIES}, "assembly": {"quiet_period_s": 1}}
+        | {"receive": {"application_entities": doors}}
+    )
+    slow_triton.start()
+    node.start()
+    first, *routine, stat = write_studies(tmp_path, 6)
+
+    dcmtk.send([first], node.port, called="FIRST")
+    wait_until_held(slow_repository, "slow")
+    dcmtk.send(routine, node.port, called="ROUTINE")
+    wait_until(lambda: waiting(slow_triton, "slow") == len(routine), "all routine studies wait")
+    dcmtk.send([stat], node.port, called="STAT")
+    wait_until(lambda: waiting(slow_triton, "slow") > len(routine), "the STAT study waits behind them")
+    let_go(slow_repository, "slow")
+    wait_until(lambda: len(analyzed(node)) == 6, "all are analyzed")
+
+    assert analyzed(node) == ["first", "stat", "routine", "routine", "routine", "routine"]
+
+
+def absent(response: Any) -> None:
+    del response.outputs[:]
+    del response.raw_output_contents[:]
+
+
+def not_a_number(response: Any) -> None:
+    response.raw_output_contents[0] = np.full(2, np.nan, np.float32).tobytes()
+
+
+def another_shape(response: Any) -> None:
+    response.outputs[0].shape[:] = [1, 4]
+    response.raw_output_contents[0] = bytes(16)
+
+
+@pytest.mark.timeout(90)
+def test_garbage_of_the_server_ends_in_a_failure_with_its_reason(
+    new_node: NewNode, slow_repository: Path, recorder: Recorder, tmp_path: Path
+) -> None:
+    words_by_spoil = {
+        absent: "slow: output y is absent",
+        not_a_number: "slow: y holds values that are not finite",
+        another_shape: "slow: y is [1, 4] float32, expected [1, 2] float32",
+    }
+    pipelines = {"pipelines": {"slow": slow_pipeline("slow", 1.0)}}
+    with run_fake_triton(slow_repository) as fake:
+        node = new_node(on_triton(fake.url, slow_repository) | delivering_to(recorder) | pipelines)
+        node.start()
+        for number, (spoil, path) in enumerate(
+            zip(words_by_spoil, write_studies(tmp_path, 3), strict=True), 1
+        ):
+            fake.spoil = spoil
+            dcmtk.send([path], node.port, called=node.ae_title)
+            wait_until(lambda number=number: len(analyzed(node)) == number, "it is analyzed")
+        studies = node.wait_for_studies(3)
+
+    runs = [study["runs"][0] for study in reversed(studies)]
+    assert [run["outcome"] for run in runs] == ["failed"] * 3
+    assert [run["reason"] for run in runs] == list(words_by_spoil.values())
+    assert all(run["scores"] == [] for run in runs)
