@@ -2,6 +2,8 @@
 # NVIDIA Triton without Docker: a real server (CPU, Python backend) on the models of triton_repo/, on loopback.
 # `bash deploy/triton.sh [--repository FOLDER] [option of tritonserver …]`, as in
 # `bash deploy/triton.sh --http-port 8000 --grpc-port 8001 --metrics-port 8002`; `--install` only installs it.
+# With `--model-control-mode explicit --load-model '*'` it also loads and unloads models while it runs, for
+# `sightline models` and for whoever else reaches its ports, even code that it is sent.
 set -euo pipefail
 folder=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

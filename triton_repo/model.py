@@ -4,6 +4,7 @@ One file for all models: each version folder has a link to it. The server's sche
 orders them by priority and refuses them after their time, as the configuration says; here they are only run.
 """
 
+import ctypes
 import hashlib
 import json
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ import triton_python_backend_utils as pb_utils
 
 WEIGHTS = "model.onnx"
 ERRORS_ONLY = 3
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Options of glibc's mallopt (malloc.h)."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,6 +43,7 @@ class TritonPythonModel:
         self._session = _open(path, int(parameters["intra_op_thread_count"]))
         # Not by model_warmup: a warm-up that fails ends this server (2.51.0), all its models with it.
         self._run({entry["name"]: _zeros(entry, is_batched=self._is_batched) for entry in config["input"]})
+        _keep_freed_memory()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer the requests that the scheduler put together by one run of the graph."""
@@ -81,6 +86,17 @@ def _open(path: Path, threads: int) -> onnxruntime.InferenceSession:
     # A thread that spins while it waits takes a core from the other members of the ensemble.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _keep_freed_memory() -> None:
+    """Have what one request needed serve the next one too.
+
+    Triton hands each input over as a copy. For a large one glibc takes new pages from the system and gives them
+    back at the end: of the 45 ms that a volume of 157 MB is in here, 30 ms.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _zeros(entry: dict[str, Any], *, is_batched: bool) -> npt.NDArray[Any]:

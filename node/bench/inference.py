@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,16 +96,15 @@ def bench_inference(
     repository.verify(model)
     card, config = repository.card(model), repository.config(model)
     _require_radiographs(config, card.input_shape)
-    server = TritonServer(settings.url)
-    without_triton = _reason(lambda: require_agreement(server, repository, model))
     (tensor,) = config.inputs
     radiographs = _radiographs(tensor.name, card.input_shape[-1])
-    plan = _Plan("radiograph", repository, config, card.input_shape, amounts.radiographs, without_triton)
-    cases = [*_measure(plan, settings, radiographs, on_turn)]
-    if amounts.volumes:
-        with _volume_plan(settings, server, amounts) as plan:
-            cases += _measure(plan, settings, _volumes(amounts.volume_shape), on_turn)
-    server.close()
+    with closing(TritonServer(settings.url)) as server:
+        without_triton = _reason(lambda: require_agreement(server, repository, model))
+        plan = _Plan("radiograph", repository, config, card.input_shape, amounts.radiographs, without_triton)
+        cases = [*_measure(plan, settings, radiographs, on_turn)]
+        if amounts.volumes:
+            with _volume_plan(settings, server, amounts) as plan:
+                cases += _measure(plan, settings, _volumes(amounts.volume_shape), on_turn)
     return InferenceBench(model, card.version, settings.threads, tuple(cases))
 
 

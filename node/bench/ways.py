@@ -32,6 +32,7 @@ WORDS: Mapping[str, str] = MappingProxyType(
     }
 )
 FOLDER = Path(__file__).parent
+STANDARD_ERROR = 2
 TIMEOUT_S = 120.0
 LIMITS = Limits(all_bytes=4 << 30, large_bytes=1)
 """Enough for eight of the largest inputs at a time; the smallest go that way too, to be measured."""
@@ -149,6 +150,8 @@ def _process(name: str, model: str, program: str, plan: dict[str, Any]) -> Itera
             [sys.executable, "-P", str(FOLDER / program), str(number)],
             pass_fds=[number],
             stdin=subprocess.DEVNULL,
+            # What it has to say must not get among the figures.
+            stdout=STANDARD_ERROR,
             env={**os.environ, "PYTHONPATH": str(Path(node.__file__).parents[1])},
         )
     with Connection(ours.detach()) as connection:

@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from node.app import build_triton_engine
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
-from node.config import load
+from node.config import EngineSettings, load
 from node.engines.repository import ModelConfig, ModelRepository
 from node.engines.triton import TritonEngine
 from node.errors import ConfigurationError, ModelError, TransientError
 from node.index import Json
 
 TRITON = "triton"
+SHOWN_TENSORS = 3
 
 app = typer.Typer(help="The model repository, and what a server has of it.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's folder in the repository.")]
@@ -24,11 +25,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's folder in
 def list_models(config: ConfigurationFile = None, as_json: AsJson = False) -> None:
     """List the models of the repository: version, members, what they take and give, state on the server."""
     settings = load(config).engine
-    repository = ModelRepository(settings.repository)
-    states = {}
-    if settings.kind == TRITON:
-        with _server(config) as engine:
-            states = _states(engine)
+    repository, states = ModelRepository(settings.repository), _states(settings)
     models = [_describe(repository, name, states) for name in repository.names()]
     if as_json:
         print_json({"models": models})
@@ -62,7 +59,7 @@ def show_model(name: Name, config: ConfigurationFile = None, as_json: AsJson = F
 @app.command("load")
 def load_model(name: Name, config: ConfigurationFile = None) -> None:
     """Have the Triton server load a model and its members, from its files as they are now; and try it."""
-    with _server(config) as engine:
+    with _server(load(config).engine) as engine:
         engine.load(name)
         engine.check(name)
     say(f"{name} is loaded, and answers")
@@ -71,14 +68,13 @@ def load_model(name: Name, config: ConfigurationFile = None) -> None:
 @app.command("unload")
 def unload_model(name: Name, config: ConfigurationFile = None) -> None:
     """Have the Triton server unload a model; requests under way are finished."""
-    with _server(config) as engine:
+    with _server(load(config).engine) as engine:
         engine.unload(name)
     say(f"{name} is unloaded")
 
 
 @contextmanager
-def _server(config: Any) -> Iterator[TritonEngine]:
-    settings = load(config).engine
+def _server(settings: EngineSettings) -> Iterator[TritonEngine]:
     if settings.kind != TRITON:
         raise ConfigurationError(
             [f'engine.kind: "{settings.kind}" – models are loaded on a "{TRITON}" server']
@@ -90,11 +86,15 @@ def _server(config: Any) -> Iterator[TritonEngine]:
         engine.close()
 
 
-def _states(engine: TritonEngine) -> dict[str, str]:
-    try:
-        return {name: state or "not loaded" for name, state in engine.state_by_model().items()}
-    except TransientError as error:
-        return {"*": str(error)}
+def _states(settings: EngineSettings) -> dict[str, str]:
+    """Return each model's state on the server; of one that does not answer why, as that of the model "*"."""
+    if settings.kind != TRITON:
+        return {}
+    with _server(settings) as engine:
+        try:
+            return {name: state or "not loaded" for name, state in engine.state_by_model().items()}
+        except TransientError as error:
+            return {"*": str(error)}
 
 
 def _describe(repository: ModelRepository, name: str, states: dict[str, str]) -> Json:
@@ -124,5 +124,11 @@ def _tensors(config: ModelConfig) -> Json:
 def _row(model: Json) -> list[str]:
     if "problem" in model:
         return [model["name"], "", "", model["problem"], ""]
-    sides = [", ".join(one["name"] for one in model[kind]) for kind in ("inputs", "outputs")]
+    sides = [_first([one["name"] for one in model[kind]]) for kind in ("inputs", "outputs")]
     return [model["name"], model["version"], str(model["max_batch_size"]), " → ".join(sides), model["server"]]
+
+
+def _first(names: list[str]) -> str:
+    """Return the first names, and how many there are in all: a combining model has dozens."""
+    more = f" … ({len(names)})" if len(names) > SHOWN_TENSORS else ""
+    return ", ".join(names[:SHOWN_TENSORS]) + more

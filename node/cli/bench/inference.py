@@ -19,7 +19,7 @@ def measure_inference(
     model: Annotated[str, typer.Option(metavar="NAME", help="The model in the repository.")] = "chest_xray",
     images: Annotated[int, typer.Option(min=1, help="How many radiographs, each time.")] = 40,
     volumes: Annotated[
-        int, typer.Option(min=0, help="How many volumes of 512 × 512 × 300, each time; they take 6 GiB.")
+        int, typer.Option(min=0, help="How many volumes of 512 × 512 × 300, each time; they take 7 GiB.")
     ] = 8,
     config: ConfigurationFile = None,
     as_json: AsJson = False,
@@ -27,7 +27,7 @@ def measure_inference(
     """Run a model by the engine in this process, on a Triton server, and by a bare ONNX Runtime loop.
 
     One study and eight at a time. The server is the one of the configuration, whatever engine it names; where
-    there is none, its rows say so.
+    there is none, its rows say so. Volumes need one in its explicit mode, which loads a model made for them.
     """
     settings, amounts = load(config).engine, Amounts(images, volumes)
     load_before = os.getloadavg()[0]
