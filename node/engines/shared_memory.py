@@ -4,22 +4,18 @@ A region loses its name in /dev/shm as soon as the server has mapped it, so that
 either of them ends. It is lent to one request at a time, until nothing refers to its arrays any more.
 """
 
-import ctypes
 import itertools
 import math
-import mmap
-import os
 import threading
-import weakref
+import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 from node.engines.owner import NOWHERE, Owner
+from node.engines.regions import Lease, Place, Region, allocate
 from node.engines.tensors import Array
 from node.engines.triton_server import BrokenModelError, TritonServer
 from node.errors import EngineUnavailableError, ModelError, SightlineError
@@ -28,11 +24,15 @@ FOLDER = Path("/dev/shm")  # noqa: S108 - where Linux keeps what shm_open opens
 LARGE_BYTES = 1 << 20
 """From here on an array goes by shared memory: below, one message costs less than the bookkeeping."""
 
+CLOSING_S = 1.0
+"""How long a region that is in use is waited for when all is given back."""
+
 MAX_REGIONS = 32
 GRAIN_BYTES = 1 << 20
 """Regions are multiples of it, so that one serves inputs of about the same size."""
 
-ALIGNMENT = 64
+# Of all engines of this process: what one had to leave on a server must not be in the way of another.
+NUMBERS = itertools.count(1)
 
 log = structlog.get_logger()
 
@@ -48,57 +48,6 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an array lies: a region by its name, and the bytes of it."""
-
-    region: str
-    offset: int
-    size_bytes: int
-
-
-@dataclass(slots=True, eq=False)
-class Region:
-    """One piece of memory, mapped here and by the server."""
-
-    name: str
-    memory: mmap.mmap
-    is_suspect: bool = False
-    """A request that used it ended without an answer: the server may still read or write it."""
-
-    is_known: bool = True
-    """The server that was asked to map it still runs."""
-
-    @property
-    def address(self) -> int:
-        """Where it begins in this process."""
-        return ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-
-    @property
-    def size_bytes(self) -> int:
-        """The whole of it."""
-        return len(self.memory)
-
-
-class Lease:
-    """A region for one request; its arrays keep it, and it is free again when the last of them is gone."""
-
-    def __init__(self, region: Region, freed: "deque[Region]") -> None:
-        """Lend a region; it is put on `freed` in the end, from whatever thread that happens in."""
-        self.region = region
-        holder = (ctypes.c_char * region.size_bytes).from_buffer(region.memory)
-        self._bytes = np.frombuffer(memoryview(holder), np.uint8)
-        self._used_bytes = 0
-        weakref.finalize(holder, freed.append, region).atexit = False
-
-    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> tuple[Array, Place]:
-        """Return the next part of the region as an array, and where it lies."""
-        offset, size_bytes = self._used_bytes, math.prod(shape) * np.dtype(dtype).itemsize
-        self._used_bytes += room(size_bytes)
-        values = self._bytes[offset : offset + size_bytes].view(dtype).reshape(shape)
-        return values, Place(self.region.name, offset, size_bytes)
-
-
 class SharedMemory:
     """The regions of one engine: bounded in number and size, used again and again."""
 
@@ -108,7 +57,6 @@ class SharedMemory:
         self._server = server
         self._limit_bytes = limits.all_bytes
         self._owner = Owner.of_this_process(home)
-        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._region_by_name: dict[str, Region] = {}
         self._idle: list[Region] = []
@@ -175,14 +123,32 @@ class SharedMemory:
                 self._give_up(name)
 
     def close(self) -> None:
-        """Have the server unmap everything; what a request still uses it unmaps when it ends."""
+        """Have the server unmap everything; what requests go on to use is left to the next start's sweep."""
         with self._lock:
             names = list(self._region_by_name)
             self._region_by_name.clear()
             self._idle.clear()
             self._refusal = "the node stops"
+        until = time.monotonic() + CLOSING_S
+        # A server uses a region for a moment longer than its answer takes.
+        while (names := self._return_all(names)) and time.monotonic() < until:
+            time.sleep(CLOSING_S / 50)
+        if names:
+            log.warning("shared_memory_kept", regions=len(names))
+
+    def _return_all(self, names: list[str]) -> list[str]:
+        """Have the server unmap regions, and return those that it still uses."""
+        used = []
         for name in names:
-            self._give_up(name)
+            try:
+                self._server.unregister_region(name)
+            except BrokenModelError:
+                used.append(name)
+            except SightlineError as error:
+                # A server that is gone has none; one that hangs would take its time for each.
+                log.warning("shared_memory_not_returned", reason=str(error))
+                return []
+        return used
 
     def _sort_out(self) -> None:
         """Take back what is free; of the suspect ones give one up, or try that again another time."""
@@ -222,7 +188,7 @@ class SharedMemory:
 
     def _registered(self, size_bytes: int) -> Region | None:
         """Return a new region that the server has mapped, or None, and say why."""
-        name = f"{self._owner.prefix}{next(self._numbers)}"
+        name = f"{self._owner.prefix}{next(NUMBERS)}"
         path = FOLDER / name
         try:
             region = Region(name, allocate(path, size_bytes))
@@ -252,8 +218,13 @@ class SharedMemory:
                 if not self._idle:
                     return False
                 region = max(self._idle, key=lambda one: one.size_bytes)
+                self._idle.remove(region)
+            if not self._give_up(region.name):
+                region.is_suspect = True
+                self._freed.append(region)
+                return False
+            with self._lock:
                 self._forget(region)
-            self._give_up(region.name)
 
     def _give_up(self, name: str) -> bool:
         """Return whether the server has unmapped a region, or has it no more."""
@@ -268,20 +239,3 @@ class SharedMemory:
         self._region_by_name.pop(region.name, None)
         if region in self._idle:
             self._idle.remove(region)
-
-
-def allocate(path: Path, size_bytes: int) -> mmap.mmap:
-    """Return memory under a new name, for this user alone; raises OSError where it is short."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        # Without it a full /dev/shm kills the process (SIGBUS) that first writes there.
-        os.posix_fallocate(descriptor, 0, size_bytes)
-        return mmap.mmap(descriptor, size_bytes)
-    finally:
-        os.close(descriptor)
-
-
-def room(size_bytes: int) -> int:
-    """Return what an array takes of a region."""
-    return math.ceil(size_bytes / ALIGNMENT) * ALIGNMENT

@@ -1,6 +1,5 @@
 """The engine on a Triton server: the same repository, the same answers, asked over gRPC."""
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,24 +12,21 @@ import structlog
 
 from node.domain.card import ModelCard
 from node.domain.findings import Priority
-from node.engines.agreement import require_agreement
 from node.engines.breaker import Breaker
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelConfig, ModelRepository
 from node.engines.shared_memory import DEFAULT_LIMITS, Limits, SharedMemory
 from node.engines.statistics import ServerStatistics
-from node.engines.tensors import Array, batch_size, divide, join, require_outputs, zeros
+from node.engines.tensors import Array, batch_size, divide, join, require_outputs
 from node.engines.triton_request import Exchange
-from node.engines.triton_server import BrokenModelError, TritonServer
+from node.engines.triton_server import TritonServer
+from node.engines.triton_trial import Trial
 from node.errors import EngineUnavailableError, SightlineError, StoppedError, TransientError
 from node.interfaces import Arrays
 from node.telemetry import Metrics
 
 MAX_ATTEMPTS = 4
 """Requests that one call makes in all; what then is left to do is the workflow's."""
-
-AGREED_FOR_S = 60.0
-"""How long it is believed that the server still has the model that the card describes."""
 
 LEVELS: Mapping[Priority, int] = MappingProxyType({Priority.STAT: 1, Priority.URGENT: 2, Priority.ROUTINE: 3})
 """Triton's priority levels; a model that has none takes its requests as they come."""
@@ -71,7 +67,8 @@ class TritonEngine:
         shares = settings.shares_memory is not False
         self._memory = SharedMemory(self._server, settings.limits, settings.home) if shares else None
         self._breakers: dict[str, Breaker] = {}
-        self._agreed_at: dict[str, float] = {}
+        must_share = settings.shares_memory is True
+        self._trial = Trial(repository, self._server, self._ask_first, self._memory, must_share=must_share)
         self._lock = Lock()
         self._is_closed = False
         self._metrics.registry.register(ServerStatistics(self._server, self._networks_in_use))
@@ -152,7 +149,7 @@ class TritonEngine:
             self._await(config, breaker, until)
             attempt += 1
             try:
-                self._require_agreement(config)
+                self._trial.require_agreement(config)
                 return self._request(config, inputs, priority)
             except TransientError as error:
                 breaker.note_fault(error)
@@ -192,59 +189,19 @@ class TritonEngine:
         require_outputs(config, outputs, size)
         return outputs
 
-    # --- a trial: is it the model of the card, and does it answer?
+    def _ask_first(self, config: ModelConfig, inputs: Arrays) -> None:
+        self._exchange(config, inputs, 1, Priority.STAT)
 
     def _try(self, config: ModelConfig, breaker: Breaker) -> None:
         error: SightlineError | None = EngineUnavailableError(config.name, "the trial was broken off")
         try:
-            self._require_model(config)
+            self._trial.require(config)
             error = None
         except SightlineError as found:
             error = found
             raise
         finally:
             breaker.note_trial(error)
-
-    def _require_model(self, config: ModelConfig) -> None:
-        self._agreed_at.pop(config.name, None)
-        self._require_agreement(config)
-        if self._memory:
-            self._memory.renew()
-            if self._settings.shares_memory:
-                self._memory.require()
-        shape = self.card(self._repository.described_by(config.name)).input_shape
-        try:
-            self._ask_with_zeros(config, shape)
-        except BrokenModelError:
-            # Server and model go on to say "ready" after the process that runs the model has died.
-            self._repair(config, shape)
-            self._ask_with_zeros(config, shape)
-
-    def _require_agreement(self, config: ModelConfig) -> None:
-        """Compare the server's model with the card, but not more often than is needed.
-
-        Somebody may have it load other files, of which no request tells.
-        """
-        if time.monotonic() < self._agreed_at.get(config.name, -math.inf) + AGREED_FOR_S:
-            return
-        described_by = self._repository.described_by(config.name)
-        self._repository.verify_card(described_by)
-        require_agreement(self._server, self._repository, described_by)
-        self._agreed_at[config.name] = time.monotonic()
-
-    def _ask_with_zeros(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
-        self._exchange(config, zeros(config, shape), 1, Priority.STAT)
-
-    def _repair(self, config: ModelConfig, shape: tuple[int, ...]) -> None:
-        """Load anew what fails, which a server allows in its explicit mode."""
-        for name in config.networks:
-            try:
-                self._ask_with_zeros(self._repository.config(name), shape)
-            except BrokenModelError as error:
-                log.warning("engine_model_reloaded", model=name, reason=str(error))
-                # To load alone does nothing where no file has changed.
-                self._server.unload(name)
-                self._server.load(name)
 
     def _breaker(self, model: str) -> Breaker:
         with self._lock:

@@ -8,8 +8,9 @@ import numpy as np
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype
 
+from node.engines.regions import Lease, Place, room
 from node.engines.repository import ModelConfig, Tensor
-from node.engines.shared_memory import Lease, Place, SharedMemory, room
+from node.engines.shared_memory import SharedMemory
 from node.engines.tensors import Array
 from node.errors import ModelError
 from node.interfaces import Arrays

@@ -76,6 +76,8 @@ class TritonServer:
         """Return the statistics of a model's newest version; times in ns since it was loaded."""
         request = service_pb2.ModelStatisticsRequest(name=model)
         found = self._call("ModelStatistics", request, timeout_s, model).model_stats
+        if not found:
+            raise EngineUnavailableError(model, f"no statistics at {self.url}")
         return max(found, key=lambda one: int(one.version))
 
     def register_region(self, name: str, size_bytes: int) -> None:
