@@ -1,5 +1,6 @@
-"""An ensemble of networks of a few weights, exported as the real one is; needs PyTorch."""
+"""Ensembles of networks without training, exported as the real one is; needs PyTorch."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,35 +53,65 @@ def calibration(**changes: Any) -> Any:
     return Calibration(**{**values, **changes})
 
 
+def fresh_network(trunk: str, images: np.ndarray) -> Any:
+    """Return a real network with random weights, its normalizations fitted to these images (n, 1, s, s)."""
+    import torch
+
+    from models.radiograph import RadiographNetwork
+
+    torch.manual_seed(len(trunk))
+    network = RadiographNetwork(len(data.CLASSES), trunk=trunk)
+    torch.nn.init.normal_(network.head.attention.weight, std=0.1)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # By default a residual branch begins at zero, and would say nothing.
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(torch.from_numpy(images))
+    return network.eval()
+
+
 def tiny_ensemble() -> Any:
-    """Return the graphs of two tiny networks for images of SIZE pixels."""
+    """Return the graphs of two tiny networks for images of SIZE pixels, stored as the real ones are."""
+    forms = dict(zip(MEMBERS, ("float16", "int8"), strict=True))
+    return ensemble_of([tiny_network(0), tiny_network(1)], forms, SIZE)
+
+
+def fresh_ensemble(images: np.ndarray) -> Any:
+    """Return the graphs of a DenseNet-121 and a ResNet-50 with random weights, stored as they are."""
+    networks = [fresh_network(name.split("_")[2], images) for name in MEMBERS]
+    return ensemble_of(networks, dict.fromkeys(MEMBERS, ""), images.shape[-1])
+
+
+def ensemble_of(networks: Sequence[Any], forms: Mapping[str, str], size: int) -> Any:
+    """Return the graphs of two networks for images of so many pixels."""
     from models.export import Ensemble
     from models.graphs import Combination, CombineGraph, MemberGraph
     from models.strangeness import Subspace
 
     fitted = calibration()
-    subspace = Subspace(np.zeros(8, np.float32), np.eye(8, 3, dtype=np.float32))
-    members = {
-        name: MemberGraph(tiny_network(index), [one.temperature[index] for one in fitted.classes], subspace)
-        for index, name in enumerate(MEMBERS)
-    }
+    members = {}
+    for index, (name, network) in enumerate(zip(MEMBERS, networks, strict=True)):
+        channels = network.head.foreign.in_features
+        subspace = Subspace(np.zeros(channels, np.float32), np.eye(channels, 3, dtype=np.float32))
+        members[name] = MemberGraph(network, [one.temperature[index] for one in fitted.classes], subspace)
     combination = Combination(
         [one.interval_constant for one in fitted.classes],
         [one.conformal_quantile for one in fitted.classes],
         fitted.standards.mean,
         fitted.standards.deviation,
     )
-    forms = dict(zip(MEMBERS, ("float16", "int8"), strict=True))
-    return Ensemble(members, forms, CombineGraph(combination), SIZE)
+    return Ensemble(members, dict(forms), CombineGraph(combination), size)
 
 
-def write_ensemble(repository: Path) -> Any:
-    """Write its graphs and cards below a folder; return it."""
+def write_ensemble(repository: Path, ensemble: Any = None) -> Any:
+    """Write graphs and cards below a folder, those of tiny networks if of no others; return the ensemble."""
     from models.export import write_cards, write_graphs
 
-    ensemble = tiny_ensemble()
+    ensemble = ensemble or tiny_ensemble()
     write_graphs(ensemble, repository, "0.0.1")
-    parts = card.input_parts(SIZE, list(MEMBERS))
+    parts = card.input_parts(ensemble.size, list(MEMBERS))
     write_cards(
         {**parts, **card.calibrated_parts(calibration(), list(MEMBERS))}, list(MEMBERS), repository, "0.0.1"
     )

@@ -1,6 +1,8 @@
 """A repository of small models that a real Triton server runs, and engines on it."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+from node.engines.owner import Owner
 from node.engines.repository import ModelRepository
 from node.engines.triton import TritonEngine, TritonSettings
 from node.telemetry import Metrics
@@ -23,7 +26,7 @@ from tests.models import (
     write_model,
 )
 from tests.peers import REPOSITORY, wait_until
-from tests.peers.triton import Triton
+from tests.peers.triton import SHARED_MEMORY
 
 DOUBLE, ADD_ONE = arithmetic("Mul", 2.0), arithmetic("Add", 1.0)
 LARGE = 1 << 19
@@ -43,8 +46,8 @@ RADIOGRAPH: dict[str, Any] = {
 SLOW_MODEL = REPOSITORY / "tests" / "peers" / "slow_model.py"
 PROMISES = TritonSettings(url="", timeout_s=20, patience_s=40)
 
-HOLD = -1.0
-"""What the slow models are asked to have them wait for a file."""
+HOLD, HOLD_TOO = -1.0, -2.0
+"""What the slow models are asked to have them wait for a file; each its own."""
 
 Array = np.ndarray[Any, np.dtype[np.generic]]
 NewEngine = Callable[..., TritonEngine]
@@ -92,27 +95,49 @@ def write_slow(path: Path, model: str, numbers: int, *, max_batch_size: int = 4)
     text = config(model, max_batch_size=max_batch_size, shape=(numbers,))
     write_model(path, text, weights=weights, document=document)
     serve_by_python(path, f"{IN_CLASSES} {ONE_INSTANCE}", program=SLOW_MODEL)
+    notes_of(path, model).mkdir(parents=True)
+
+
+def notes_of(path: Path, model: str) -> Path:
+    """Return the folder where a slow model and the test leave each other notes."""
+    return path.with_name("notes") / model
 
 
 def hold(path: Path, model: str) -> None:
-    """Have a slow model hold what it is asked to hold, after it was let go."""
-    for name in ("held", "go"):
-        (path / model / name).unlink(missing_ok=True)
+    """Have a slow model hold what it is asked to hold, and forget in which order it was asked."""
+    for pattern in ("held*", "go*", "order"):
+        for file in notes_of(path, model).glob(pattern):
+            file.unlink()
 
 
-def waiting(triton: Triton, model: str) -> float:
-    """Return how many requests wait in the queue of a model."""
-    return triton.metrics()[f'nv_inference_pending_request_count{{model="{model}",version="1"}}']
-
-
-def wait_until_held(path: Path, model: str) -> None:
+def wait_until_held(path: Path, model: str, gate: float = HOLD) -> None:
     """Wait until a slow model works on a request that it was asked to hold."""
-    wait_until((path / model / "held").exists, f"{model} is held")
+    wait_until((notes_of(path, model) / f"held{gate:g}").exists, f"{model} is held")
 
 
-def let_go(path: Path, model: str) -> None:
+def let_go(path: Path, model: str, gate: float = HOLD) -> None:
     """Have a slow model answer what it holds, and hold nothing more."""
-    (path / model / "go").touch()
+    (notes_of(path, model) / f"go{gate:g}").touch()
+
+
+def order_of(path: Path, model: str) -> list[float]:
+    """Return the numbers that a slow model was asked for, in the order in which it began them."""
+    return [float(line) for line in (notes_of(path, model) / "order").read_text().split()]
+
+
+@contextmanager
+def held(path: Path, model: str) -> Iterator[None]:
+    """Have a slow model hold what it is asked to hold, until the end of the block."""
+    hold(path, model)
+    try:
+        yield
+    finally:
+        let_go(path, model)
+
+
+def regions_left(pid: int | None = None) -> list[Path]:
+    """Return the names in shared memory that this process, or another node's, has left there."""
+    return list(SHARED_MEMORY.glob(f"{Owner.PREFIX}*-{pid or os.getpid()}-*-*"))
 
 
 def make_engine(url: str, path: Path, metrics: Metrics | None = None, **changes: Any) -> TritonEngine:

@@ -8,6 +8,7 @@ import pytest
 
 from node.engines.breaker import FIRST_PAUSE_S, LONGEST_PAUSE_S, Breaker, State
 from node.errors import EngineUnavailableError
+from tests.peers import wait_until
 
 FAULT = EngineUnavailableError("chest_xray", "no connection")
 
@@ -51,7 +52,7 @@ def test_a_fault_opens_it_for_a_pause(breaker: Breaker) -> None:
 
     assert not breaker.admit(soon())
 
-    assert FIRST_PAUSE_S / 2 <= time.monotonic() - started < FIRST_PAUSE_S + 0.5
+    assert FIRST_PAUSE_S / 2 <= time.monotonic() - started < LONGEST_PAUSE_S / 2
 
 
 def test_who_cannot_wait_is_told_why(breaker: Breaker) -> None:
@@ -79,7 +80,8 @@ def test_after_a_bad_trial_another_one_tries(breaker: Breaker) -> None:
     with ThreadPoolExecutor(8) as pool:
         others = [pool.submit(breaker.admit, soon()) for _ in range(4)]
         breaker.note_trial(FAULT)
-        time.sleep(FIRST_PAUSE_S + 0.5)
+        wait_until(lambda: any(one.done() for one in others), "the pause is over")
+        time.sleep(0.1)
 
         answers = [one.result() for one in others if one.done()]
         assert answers == [False]

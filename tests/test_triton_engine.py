@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +25,10 @@ from tests.small_models import (
     ITEMS,
     Array,
     NewEngine,
-    hold,
-    let_go,
+    held,
+    order_of,
     seconds,
     wait_until_held,
-    waiting,
     write_small_models,
 )
 
@@ -99,28 +97,17 @@ def test_what_no_model_takes_is_refused_without_a_request(
 def test_stat_overtakes_what_waits(
     small_triton: Triton, small_repository: Path, engine: TritonEngine
 ) -> None:
-    order: list[str] = []
-
-    def ask(priority: Priority, value: float) -> None:
-        engine.prioritized(priority).infer("slow", {"x": seconds(value)})
-        order.append(priority.value)
-
-    hold(small_repository, "slow")
-    with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(ask, Priority.URGENT, HOLD)]
+    name_by_number = {0.01: "routine", 0.02: "routine", 0.03: "urgent", 0.04: "stat"}
+    engine.check("slow")
+    with ThreadPoolExecutor(8) as pool, held(small_repository, "slow"):
+        pool.submit(engine.infer, "slow", {"x": seconds(HOLD)})
         wait_until_held(small_repository, "slow")
-        for wanted, name in enumerate(("routine", "routine", "urgent", "stat"), start=1):
-            futures.append(pool.submit(ask, Priority(name), 0.1))
-            wait_until(partial(is_waiting, small_triton, wanted), f"{name} waits")
-        let_go(small_repository, "slow")
-    for future in futures:
-        future.result()
+        for wanted, (number, name) in enumerate(name_by_number.items(), start=1):
+            view = engine.prioritized(Priority(name))
+            pool.submit(view.infer, "slow", {"x": seconds(number)})
+            wait_until(lambda wanted=wanted: small_triton.waiting("slow") == wanted, f"{name} waits")
 
-    assert order == ["urgent", "stat", "urgent", "routine", "routine"]
-
-
-def is_waiting(triton: Triton, wanted: int) -> bool:
-    return waiting(triton, "slow") == wanted
+    assert order_of(small_repository, "slow") == pytest.approx([HOLD, 0.04, 0.03, 0.01, 0.02])
 
 
 # --- what the server has must be what the cards say

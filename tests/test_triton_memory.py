@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +15,11 @@ from node.engines import shared_memory
 from node.engines.owner import Owner
 from node.engines.triton import TritonEngine
 from node.engines.triton_server import TritonServer
-from node.errors import EngineUnavailableError
-from tests.peers import REPOSITORY
-from tests.peers.triton import SHARED_MEMORY, Triton
-from tests.small_models import LARGE, NewEngine, large
+from node.errors import EngineUnavailableError, StoppedError
+from tests.peers import REPOSITORY, wait_until
+from tests.peers.fake_triton import run_fake_triton
+from tests.peers.triton import Triton
+from tests.small_models import HOLD, LARGE, NewEngine, held, large, regions_left, wait_until_held
 
 pytestmark = pytest.mark.triton
 
@@ -33,10 +36,6 @@ def regions_of(triton: Triton) -> frozenset[str]:
     return names
 
 
-def names_in_folder() -> set[str]:
-    return {path.name for path in SHARED_MEMORY.glob("sightline-*")}
-
-
 def test_large_arrays_go_by_shared_memory_that_is_used_again(
     small_triton: Triton, engine: TritonEngine
 ) -> None:
@@ -49,7 +48,7 @@ def test_large_arrays_go_by_shared_memory_that_is_used_again(
     assert [first, *others] == [2, 4, 6, 8]
     assert made
     assert regions_of(small_triton) - before == made
-    assert names_in_folder() == set()
+    assert regions_left() == []
     engine.close()
     assert regions_of(small_triton) == before
 
@@ -136,17 +135,74 @@ def test_nothing_is_shared_where_it_is_forbidden(small_triton: Triton, new_engin
 def test_memory_of_a_request_that_ran_out_of_time_is_not_used_while_the_server_has_it(
     small_triton: Triton, new_engine: NewEngine
 ) -> None:
-    engine = new_engine(small_triton.url, timeout_s=0.5, patience_s=0)
+    engine, before = new_engine(small_triton.url, timeout_s=2, patience_s=0), regions_of(small_triton)
     engine.check("slow_large")
-    before = regions_of(small_triton)
 
-    with pytest.raises(EngineUnavailableError, match="DEADLINE_EXCEEDED"):
-        engine.infer("slow_large", {"x": large(1.5)})
-    lost = regions_of(small_triton) - before
-    outputs = engine.infer("large", {"x": large(7.0)})
+    with held(small_triton.repository, "slow_large"):
+        with pytest.raises(EngineUnavailableError, match="DEADLINE_EXCEEDED"):
+            engine.infer("slow_large", {"x": large(HOLD)})
+        lost = regions_of(small_triton) - before
+        outputs = engine.infer("large", {"x": large(7.0)})
+        made = regions_of(small_triton) - before - lost
 
-    assert lost | before < regions_of(small_triton)
+    assert len(lost) == len(made) == 2  # of the input, and of the output
     assert (outputs["y"] == 14).all()
+    wait_until(lambda: is_given_back(small_triton, engine, lost), "what was lost is given back")
+
+
+def is_given_back(triton: Triton, engine: TritonEngine, lost: frozenset[str]) -> bool:
+    engine.infer("large", {"x": large()})
+    return not lost & regions_of(triton)
+
+
+def test_memory_that_a_closed_engine_had_to_leave_is_in_nobodys_way(
+    small_triton: Triton, new_engine: NewEngine
+) -> None:
+    engine, before = new_engine(small_triton.url), regions_of(small_triton)
+    engine.check("slow_large")
+
+    with ThreadPoolExecutor(1) as pool, held(small_triton.repository, "slow_large"):
+        answer = pool.submit(engine.infer, "slow_large", {"x": large(HOLD)})
+        wait_until_held(small_triton.repository, "slow_large")
+        engine.close()
+        with pytest.raises(StoppedError):
+            answer.result(10)
+        left = regions_of(small_triton) - before
+        outputs = new_engine(small_triton.url).infer("large", {"x": large()})
+
+    assert len(left) == 2
+    assert len(regions_of(small_triton) - before - left) == 2
+    assert (outputs["y"] == 2).all()
+
+
+def test_memory_that_could_not_be_given_up_for_other_is_given_up_later(small_repository: Path) -> None:
+    with run_fake_triton(small_repository) as fake, closing(TritonServer(fake.url)) as server:
+        fake.claims_to_write = True
+        memory = shared_memory.SharedMemory(server, shared_memory.Limits(2 << 20))
+        memory.lease(1 << 20)
+        (first,) = fake.regions
+        fake.uses_regions = True
+
+        assert memory.lease(2 << 20) is None  # the first is in the way
+        assert fake.regions == {first}
+        fake.uses_regions = False
+        assert memory.lease(2 << 20)
+
+        assert len(fake.regions) == 1
+        assert first not in fake.regions
+
+
+def test_a_server_that_is_gone_is_not_waited_for_at_the_end(small_repository: Path) -> None:
+    with run_fake_triton(small_repository) as fake:
+        fake.claims_to_write = True
+        memory = shared_memory.SharedMemory(TritonServer(fake.url), shared_memory.Limits())
+        leases = [memory.lease(1 << 20) for _ in range(5)]
+    started = time.monotonic()
+
+    memory.close()
+
+    assert all(leases)
+    assert time.monotonic() - started < shared_memory.CLOSING_S
 
 
 def test_memory_of_a_killed_node_is_taken_back_by_the_next(
@@ -171,7 +227,7 @@ def test_memory_of_a_killed_node_is_taken_back_by_the_next(
         process.wait()
 
     assert left
-    assert names_in_folder() == set()
+    assert regions_left(process.pid) == []
     new_engine(small_triton.url).check("double")
     assert not left & regions_of(small_triton)
 

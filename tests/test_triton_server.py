@@ -1,6 +1,7 @@
 """A real Triton server on triton_repo/: the same numbers, the promised order and time-outs."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from node.engines.repository import ModelRepository
 from node.imaging.intensity import prepare_radiograph
 from node.samples.thorax import thorax_radiograph
 from tests.conftest import SHARED_DATA
-from tests.ensembles import SIZE, tiny_ensemble, write_ensemble
+from tests.gates import let_through, put_gates, shut, wait_at_gate, wait_in_hands
 from tests.models import arithmetic, card, constant, graph
 from tests.peers import wait_until
 from tests.peers.triton import EXPLICIT, TRITON_REPO, Triton, make_triton
@@ -38,7 +39,6 @@ MEMBERS = sorted(
 # The same library runs the same file: only how a sum is divided among threads may differ, in float32.
 TOLERANCE = 1e-5
 STAT, ROUTINE = 1, 3
-SIDE = 512
 
 Arrays = dict[str, np.ndarray]
 
@@ -51,18 +51,6 @@ def images() -> np.ndarray:
     real = sorted((SHARED_DATA / "cxr" / "kermany").glob("*.jpg"))[:2]
     pictures += [np.asarray(Image.open(path).convert("L")) for path in real]
     return np.stack([prepare_radiograph(picture, size) for picture in pictures])[:, None]
-
-
-@pytest.fixture(scope="module")
-def embedded(images: np.ndarray) -> Arrays:
-    """Every tensor of the ensemble, image and answers included, as the engine in this process gives it."""
-    engine = OnnxEngine(ModelRepository(TRITON_REPO), threads=2)
-    tensors: dict[str, Any] = {"image": images}
-    for step in ModelRepository(TRITON_REPO).config(ENSEMBLE).steps:
-        inputs = {name: tensors[tensor] for name, tensor in step.tensor_by_input.items()}
-        outputs = engine.infer(step.model, inputs)
-        tensors |= {tensor: outputs[name] for name, tensor in step.tensor_by_output.items()}
-    return tensors
 
 
 class Asker:
@@ -127,38 +115,15 @@ def test_the_server_tells_which_weights_it_serves(asker: Asker) -> None:
     assert version.string_value == document["version"]
 
 
-@pytest.mark.parametrize("model", [ENSEMBLE, *MEMBERS, COMBINE])
-def test_server_and_embedded_engine_give_the_same_numbers(model: str, asker: Asker, embedded: Arrays) -> None:
-    config = ModelRepository(TRITON_REPO).config(ENSEMBLE)
-    steps = {step.model: (step.tensor_by_input, step.tensor_by_output) for step in config.steps}
-    own = ({"image": "image"}, {tensor.name: tensor.name for tensor in config.outputs})
-    tensor_by_input, tensor_by_output = steps.get(model, own)
+def test_each_request_gets_its_own_answer(asker: Asker, images: np.ndarray) -> None:
+    embedded = OnnxEngine(ModelRepository(TRITON_REPO), threads=2).infer(ENSEMBLE, {"image": images})
 
-    answered = asker.ask(model, {name: embedded[tensor] for name, tensor in tensor_by_input.items()})
+    for index in range(len(images)):
+        asker.send(str(index), ENSEMBLE, {"image": images[index : index + 1]})
 
-    assert answered.keys() == tensor_by_output.keys()
-    for name, tensor in tensor_by_output.items():
-        assert answered[name].dtype == np.float32
-        np.testing.assert_allclose(answered[name], embedded[tensor], atol=TOLERANCE, err_msg=name)
-
-
-def test_requests_are_batched_and_each_gets_its_own_answer(asker: Asker, embedded: Arrays) -> None:
-    before = {model: batched(asker, model) for model in (*MEMBERS, COMBINE)}
-
-    for index in (*range(len(embedded["image"])), *range(len(embedded["image"]))):
-        asker.send(str(index), ENSEMBLE, {"image": embedded["image"][index : index + 1]})
-
-    for index, answer in asker.answers(2 * len(embedded["image"])):
+    for index, answer in asker.answers(len(images)):
         wanted = embedded["probability"][int(index)]
         np.testing.assert_allclose(answer["probability"], wanted[None], atol=TOLERANCE)
-    for model, count in before.items():
-        assert batched(asker, model) > count, model
-
-
-def batched(asker: Asker, model: str) -> int:
-    """How often the model was run with more than one item."""
-    (statistics,) = asker.server.get_inference_statistics(model).model_stats
-    return sum(entry.compute_infer.count for entry in statistics.batch_stats if entry.batch_size > 1)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 64, 64), (1, 192, 192), (17, 1, 192, 192)])
@@ -195,15 +160,14 @@ def test_a_stock_server_finds_nothing_wrong_but_its_missing_backend(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
-    """A server with networks of a few weights, slow models for one item at a time, and one that may fail."""
-    pytest.importorskip("torch")
+    """A server with small models behind gates: for one item at a time, for batches, and one that may fail."""
     folder = tmp_path_factory.mktemp("small")
-    write_ensemble(folder / "models")
     one = Serving(max_batch_size=1, preferred_batch_sizes=(1,))
-    write(folder, "slow", {"slow_net_a": slowly(), "slow_combine": identity()}, one)
+    write(folder, "single", {"single": arithmetic("Add", 1.0)}, one)
     hasty = (Waiting("stat", 60, 2), Waiting("routine", 0.01, 8))
-    write(folder, "hasty", {"hasty": slowly("y")}, replace(one, priorities=hasty))
-    write(folder, "lookup", {"lookup": lookup()}, Serving(max_queue_delay_ms=200, preferred_batch_sizes=(4,)))
+    write(folder, "hasty", {"hasty": arithmetic("Add", 1.0)}, replace(one, priorities=hasty))
+    write(folder, "lookup", {"lookup": lookup()}, Serving(preferred_batch_sizes=(4,)))
+    put_gates(folder / "models")
     with make_triton(folder / "log", repository=folder / "models") as server:
         server.start()
         yield server
@@ -220,32 +184,6 @@ def write(folder: Path, name: str, graphs: Mapping[str, bytes], serving: Serving
     repository.write_all(folder / "models")
 
 
-def slowly(output: str = "y") -> bytes:
-    """A graph that multiplies matrices for a tenth of a second or so, and then gives y = x."""
-    side = helper.make_tensor("side", TensorProto.INT64, [2], [SIDE, SIDE])
-    nodes = [
-        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
-        helper.make_node("Constant", [], ["shape"], value=side),
-        helper.make_node("Expand", ["sum", "shape"], ["m0"]),
-    ]
-    count = 30
-    for index in range(count):
-        nodes.append(helper.make_node("MatMul", [f"m{index}", f"m{index}"], [f"p{index}"]))
-        nodes.append(helper.make_node("Tanh", [f"p{index}"], [f"m{index + 1}"]))
-    nodes += [
-        helper.make_node("ReduceMean", [f"m{count}"], ["mean"], keepdims=0),
-        constant("zero", 0.0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Add", ["x", "nothing"], [output]),
-    ]
-    return graph(nodes, {"x": ["batch", 2]}, {output: ["batch", 2]})
-
-
-def identity() -> bytes:
-    nodes = [helper.make_node("Identity", ["y_net_a"], ["y"])]
-    return graph(nodes, {"y_net_a": ["batch", 2]}, {"y": ["batch", 2]})
-
-
 def lookup(beyond: float = 0) -> bytes:
     """A graph that gives 10 or 11 for x + beyond = 0 or 1, and fails for any larger number."""
     table = helper.make_tensor("table", TensorProto.FLOAT, [2], [10.0, 11.0])
@@ -259,94 +197,89 @@ def lookup(beyond: float = 0) -> bytes:
     return graph(nodes, {"x": ["batch", 1]}, {"y": ["batch", 1]})
 
 
-def test_the_server_gives_what_pytorch_gives(small: Triton) -> None:
-    import torch
-
-    from models.export import PARITY_TOLERANCE
-    from models.graphs import OUTPUTS
-
-    pictures = np.random.default_rng(5).random((3, 1, SIZE, SIZE), dtype=np.float32)
-    ensemble = tiny_ensemble()
-
-    with torch.no_grad():
-        shown = torch.from_numpy(pictures)
-        answers = zip(*(member.eval()(shown) for member in ensemble.members.values()), strict=True)
-        wanted = ensemble.combine.eval()(*(tensor for output in answers for tensor in output))
-    answered = Asker(small).ask(ENSEMBLE, {"image": pictures})
-
-    for name, values in zip(OUTPUTS, wanted, strict=True):
-        # The weights are stored as float16 or int8, as those of the shipped networks.
-        tolerance = PARITY_TOLERANCE.get(name, 0.05)
-        np.testing.assert_allclose(answered[name], values.numpy(), atol=tolerance, err_msg=name)
-
-
 def item(*values: float) -> Arrays:
     return {"x": np.array([values], np.float32)}
 
 
-def wait_for_queue(triton: Triton, model: str, count: int) -> None:
-    """Wait until so many requests were sent to the model and are not answered."""
-    name = f'nv_inference_pending_request_count{{model="{model}",version="1"}}'
-    wait_until(lambda: triton.metrics()[name] >= count, f"{count} requests wait for {model}", pause_s=0.01)
+def ask_behind_one_that_is_held(triton: Triton, asker: Asker, model: str) -> None:
+    """Have a model hold a request, so that what comes next has to queue."""
+    shut(triton, model)
+    asker.send("held", model, item(*[0.0] * (1 if model == "lookup" else 2)))
+    wait_in_hands(triton, model)
 
 
 def test_stat_overtakes_routine_requests_that_wait(small: Triton) -> None:
     asker = Asker(small)
-    for index in range(7):
-        asker.send(f"routine {index}", "slow", item(1.0, index), priority=ROUTINE)
-    wait_for_queue(small, "slow_net_a", 4)
+    ask_behind_one_that_is_held(small, asker, "single")
+    for index in range(3):
+        asker.send(f"routine {index}", "single", item(1.0, index), priority=ROUTINE)
+        wait_at_gate(small, "single", index + 2)
+    asker.send("stat", "single", item(1.0, 99.0), priority=STAT)
+    wait_at_gate(small, "single", 5)
 
-    asker.send("stat", "slow", item(1.0, 99.0), priority=STAT)
-    order = [name for name, _ in asker.answers(8)]
+    let_through(small, "single")
 
-    # Those that run, or are next to run, when it comes are not stopped for it.
-    assert order.index("stat") <= 4, order
+    order = [name for name, _ in asker.answers(5)]
+    assert order == ["held", "stat", "routine 0", "routine 1", "routine 2"]
 
 
 @pytest.mark.parametrize(
-    ("priority", "words"), [(1, "Exceeds maximum queue size"), (2, "Request timeout expired")]
+    ("priority", "refused", "words"),
+    [(1, 3, "Exceeds maximum queue size"), (2, 5, "Request timeout expired")],
 )
-def test_what_the_queue_cannot_hold_or_keep_is_refused(small: Triton, priority: int, words: str) -> None:
+def test_what_the_queue_cannot_hold_or_keep_is_refused(
+    small: Triton, priority: int, refused: int, words: str
+) -> None:
     asker = Asker(small)
+    ask_behind_one_that_is_held(small, asker, "hasty")
 
-    for index in range(6):
+    for index in range(5):
         asker.send(str(index), "hasty", item(1.0, index), priority=priority)
+    wait_until(lambda: small.waiting("hasty") + asker.answered.qsize() == 5, "all wait, or are refused")
+    time.sleep(0.02)  # longer than a routine request may wait
+    let_through(small, "hasty")
 
     answers = [answer for _, answer in asker.answers(6)]
-    refused = [answer for answer in answers if isinstance(answer, InferenceServerException)]
-    assert 0 < len(refused) < len(answers)
-    assert {one.status() for one in refused} == {"StatusCode.UNAVAILABLE"}
-    assert all(words in one.message() for one in refused)
+    errors = [answer for answer in answers if isinstance(answer, InferenceServerException)]
+    assert len(errors) == refused
+    assert {one.status() for one in errors} == {"StatusCode.UNAVAILABLE"}
+    assert all(words in one.message() for one in errors)
 
 
 def test_a_request_may_wait_less_than_the_queue_allows(small: Triton) -> None:
     asker = Asker(small)
-    for index in range(3):
-        asker.send(str(index), "slow", item(1.0, index))
-    wait_for_queue(small, "slow_net_a", 1)
+    ask_behind_one_that_is_held(small, asker, "single")
+    asker.send("patient", "single", item(1.0, 2.0))
+    asker.send("hurried", "single", item(1.0, 9.0), timeout=1000)
+    wait_at_gate(small, "single", 3)
+    time.sleep(0.01)
 
-    asker.send("hurried", "slow", item(1.0, 9.0), timeout=1000)
+    let_through(small, "single")
 
-    answers = dict(asker.answers(4))
+    answers = dict(asker.answers(3))
     assert "timeout expired" in answers["hurried"].message()
-    assert [answers[str(index)]["y"][0, 1] for index in range(3)] == [0, 1, 2]
+    np.testing.assert_array_equal(answers["patient"]["y"], [[2.0, 3.0]])
 
 
 def test_a_request_that_fails_fails_alone(small: Triton) -> None:
     asker = Asker(small)
-
-    for value in (0.0, 1.0, 7.0, 1.0):
+    ask_behind_one_that_is_held(small, asker, "lookup")
+    values = (0.0, 1.0, 7.0, 1.0)
+    for value in values:
         asker.send(str(value), "lookup", item(value))
+    wait_at_gate(small, "lookup", 1 + len(values))
 
-    answers = asker.answers(4)
-    numbers = [answer["y"].item() for name, answer in answers if name != "7.0"]
+    let_through(small, "lookup")
+
+    answers = asker.answers(1 + len(values))
+    numbers = [answer["y"].item() for name, answer in answers if name not in ("held", "7.0")]
     assert sorted(numbers) == [10, 11, 11]
     assert "indices element out of data bounds" in dict(answers)["7.0"].message()
     assert "a batch of 4 requests failed" in small.log_text()
 
 
 def test_weights_that_are_not_the_cards_are_not_served(tmp_path: Path) -> None:
-    write(tmp_path, "single", {"single": identity()}, Serving())
+    write(tmp_path, "single", {"single": arithmetic("Mul", 1.0)}, Serving())
     (tmp_path / "models" / "single" / "1" / "model.onnx").write_bytes(arithmetic("Add", 1.0))
 
     with make_triton(tmp_path, repository=tmp_path / "models", options=EXPLICIT) as triton:

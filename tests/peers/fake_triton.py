@@ -32,6 +32,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.unloaded: list[str] = []
         self.replaced_by = ""
         self.claims_to_write = False
+        self.uses_regions = False
+        self.regions: set[str] = set()
         self._repository = ModelRepository(path)
         self._engine = OnnxEngine(self._repository, threads=1)
         self._lock = threading.Lock()
@@ -85,13 +87,16 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def SystemSharedMemoryStatus(self, _request: Any, _context: Any) -> Any:  # noqa: N802
         return service_pb2.SystemSharedMemoryStatusResponse()
 
-    def SystemSharedMemoryRegister(self, _request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        if self.claims_to_write:
-            return service_pb2.SystemSharedMemoryRegisterResponse()
-        context.abort(grpc.StatusCode.INTERNAL, "Unable to open shared memory region")
-        return None
+    def SystemSharedMemoryRegister(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        if not self.claims_to_write:
+            context.abort(grpc.StatusCode.INTERNAL, "Unable to open shared memory region")
+        self.regions.add(request.name)
+        return service_pb2.SystemSharedMemoryRegisterResponse()
 
-    def SystemSharedMemoryUnregister(self, _request: Any, _context: Any) -> Any:  # noqa: N802
+    def SystemSharedMemoryUnregister(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        if self.uses_regions:
+            context.abort(grpc.StatusCode.INTERNAL, "Cannot unregister shared memory region: in use")
+        self.regions.discard(request.name)
         return service_pb2.SystemSharedMemoryUnregisterResponse()
 
     def _claim(self, request: Any) -> Any:

@@ -70,7 +70,10 @@ class Triton:
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-            wait_until(lambda: not self.regions(), "the server's Python processes end")
+            with suppress(AssertionError):
+                wait_until(lambda: not self.regions(), "the server's Python processes end", 5)
+            # Those whose lock it held wait for ever.
+            self.end()
 
     def stop(self) -> int:
         """Stop the server as a service manager does, and return its exit status."""
@@ -118,6 +121,10 @@ class Triton:
         _, text = self.get("/metrics", port=self.metrics_port)
         lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
+
+    def waiting(self, model: str) -> int:
+        """How many requests are in the queue of a model."""
+        return int(self.metrics()[f'nv_inference_pending_request_count{{model="{model}",version="1"}}'])
 
     def log_text(self) -> str:
         """All the server wrote since it was made, restarts included."""
