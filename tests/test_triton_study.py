@@ -167,10 +167,7 @@ def slow_node(new_node: NewNode, slow_triton: Triton, slow_repository: Path, rec
 def test_server_that_is_gone_for_a_while_costs_no_study(
     slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path
 ) -> None:
-    slow_triton.start()
-    slow_node.start()
-    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
-    wait_until_held(slow_triton.repository, "slow_large")
+    have_asked(slow_triton, slow_node, positive)
     slow_triton.kill()
     slow_node.wait_for_record(event="engine_request_failed")
     time.sleep(GONE_S)
@@ -188,10 +185,7 @@ def test_server_that_is_gone_for_a_while_costs_no_study(
 def test_server_and_node_killed_leave_no_shared_memory_and_no_study(
     slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path
 ) -> None:
-    slow_triton.start()
-    slow_node.start()
-    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
-    wait_until_held(slow_triton.repository, "slow_large")
+    have_asked(slow_triton, slow_node, positive)
     assert any(name.startswith(prefix_of(slow_node)) for name in regions_of(slow_triton))
 
     slow_node.kill()
@@ -204,6 +198,14 @@ def test_server_and_node_killed_leave_no_shared_memory_and_no_study(
     slow_triton.start()
     assert_done_once(slow_node, recorder)
     assert names_left(slow_node) == []
+
+
+def have_asked(triton: Triton, node: Node, study: Path) -> None:
+    """Start both and send a study; return once the server holds the node's question."""
+    triton.start()
+    node.start()
+    dcmtk.send([study], node.port, called=node.ae_title)
+    wait_until_held(triton.repository, "slow_large")
 
 
 def regions_of(triton: Triton) -> frozenset[str]:
@@ -238,10 +240,7 @@ def assert_done_once(node: Node, recorder: Recorder) -> None:
 def test_node_that_is_stopped_breaks_a_request_off_and_takes_it_up_again(
     slow_triton: Triton, slow_node: Node, recorder: Recorder, positive: Path
 ) -> None:
-    slow_triton.start()
-    slow_node.start()
-    dcmtk.send([positive], slow_node.port, called=slow_node.ae_title)
-    wait_until_held(slow_triton.repository, "slow_large")
+    have_asked(slow_triton, slow_node, positive)
 
     started = time.monotonic()
     status = slow_node.stop()
