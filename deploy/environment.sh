@@ -19,6 +19,13 @@ find_python() {
     stop "no Python from 3.11 to below ${below/, /.} with venv found: install one (Debian: python3-venv), or name it in PYTHON"
 }
 
+# make_environment PYTHON FOLDER [option of venv ...]
+make_environment() {
+    # A link leads to the environment of another checkout, which is not ours to clear.
+    [ ! -L "$2" ] || rm "$2"
+    "$1" -m venv "${@:3}" "$2"
+}
+
 # install_environment FOLDER REQUIREMENT HOW_LONG
 install_environment() {
     # An environment is good for the pyproject.toml it was made from, in the place where it was made.
@@ -30,7 +37,8 @@ install_environment() {
     esac
     python=$(find_python)
     say "installing into $folder ($3)"
-    "$python" -m venv $clear "$folder"
+    # shellcheck disable=SC2086
+    make_environment "$python" "$folder" $clear
     # Editable, so that triton_repo/ beside node/ is the repository of models.
     "$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-input --root-user-action=ignore \
         --editable "$requirement" </dev/null ||
@@ -48,7 +56,7 @@ install_triton() {
     python=$(find_python "3, 13") || return 1
     say "installing Triton into $folder (once, 330 MB)"
     # shellcheck disable=SC2086
-    if ! { "$python" -m venv --clear "$folder" && _pip $packages && _pip --no-deps "$server"; }; then
+    if ! { make_environment "$python" "$folder" --clear && _pip $packages && _pip --no-deps "$server"; }; then
         say "pip could not install Triton; its message is above"
         return 1
     fi

@@ -1,7 +1,9 @@
 """The scripts and texts that a person meets first."""
 
 import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,20 @@ def test_script_stops_at_the_first_failure(script: str) -> None:
     text = (REPOSITORY / script).read_text()
 
     assert "set -euo pipefail" in text or "exec bash tests/run.sh" in text
+
+
+def test_environment_of_another_checkout_is_not_cleared_through_a_link(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.mkdir()
+    (theirs / "installed").touch()
+    ours.symlink_to(theirs)
+    make = f". deploy/environment.sh; make_environment {sys.executable} {ours} --clear --without-pip"
+
+    subprocess.run(["bash", "-euc", make], cwd=REPOSITORY, check=True, timeout=60)
+
+    assert (theirs / "installed").exists()
+    assert not ours.is_symlink()
+    assert (ours / "pyvenv.cfg").exists()
 
 
 def test_ci_runs_the_tests_as_a_developer_does() -> None:
