@@ -12,8 +12,13 @@ GROUPS = (
     "PlaneOrientationSequence",
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
+    "PlanePositionSequence",
+    "FrameContentSequence",
+    "CTImageFrameTypeSequence",
+    "CTReconstructionSequence",
+    "CTXRayDetailsSequence",
 )
-"""The groups that say how large pixels are, how they lie, and what gray they become."""
+"""The groups that say how large pixels are, where they lie, what gray they become, and of what scan."""
 
 GROUP_KEYWORDS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 

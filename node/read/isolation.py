@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import LifoQueue
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
@@ -102,3 +103,33 @@ class DecoderProcess:
             )
         self._connection = Connection(ours.detach())
         return self._connection
+
+
+class DecoderPool:
+    """Several such processes: as many frames are decoded at a time as there are threads that ask.
+
+    One caller alone is always served by the same one, so that no other is started.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Start at most `size` processes."""
+        self.size = size
+        self._decoders = [DecoderProcess() for _ in range(size)]
+        self._idle: LifoQueue[DecoderProcess] = LifoQueue()
+        for decoder in reversed(self._decoders):
+            self._idle.put(decoder)
+
+    def decode(
+        self, transfer_syntax_uid: str, pixel_data: bytes, options: Mapping[str, Any]
+    ) -> npt.NDArray[np.generic]:
+        """Return the decoded frame as `DecoderProcess` does, once one of them is free."""
+        decoder = self._idle.get()
+        try:
+            return decoder.decode(transfer_syntax_uid, pixel_data, options)
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """End the processes; the next call starts one again."""
+        for decoder in self._decoders:
+            decoder.close()

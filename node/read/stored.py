@@ -1,6 +1,7 @@
 """The frames of an instance as they are stored: taken from the file one by one, decoded, never read whole."""
 
 import atexit
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from node.errors import PixelError
 from node.read.color import COLOR, to_rgb
 from node.read.display import Stored
 from node.read.frame import check_frame_size
-from node.read.isolation import DecoderProcess
+from node.read.isolation import DecoderPool
 
 KEYWORDS = (
     "SamplesPerPixel",
@@ -45,8 +46,11 @@ MAX_PIXELS = 25_000_000
 Words = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Colors = npt.NDArray[np.uint8]
 
+DECODERS = min(4, os.cpu_count() or 1)
+"""Frames that are decoded at a time, at most; each has a process of some 60 MB."""
+
 # Starts with the first compressed frame, and ends with the node.
-_DECODER = DecoderProcess()
+_DECODER = DecoderPool(DECODERS)
 atexit.register(_DECODER.close)
 
 
