@@ -109,16 +109,16 @@ class Thorax:
     lesion: Lesion | None
 
 
-def thorax_body(seed: int, *, finding: str | None = None) -> Thorax:
+def thorax_body(seed: int, *, finding: str | None = None, scale_mm: float | None = None) -> Thorax:
     """Return the body of a seed, with a "consolidation", a "nodule" or nothing in its lungs.
 
-    Bodies range from small children (cage 15 cm wide) to small adults (26 cm). Bodies of one seed share their
-    anatomy whatever the finding.
+    Bodies range from small children (cage 15 cm wide) to small adults (26 cm); `scale_mm`, half the cage's
+    width, asks for another size. Bodies of one seed share their anatomy whatever the finding.
     """
     if finding is not None and finding not in get_args(Finding):
         raise ValueError(f"finding {finding!r}, expected one of {get_args(Finding)} or None")
     random = np.random.default_rng([seed, ANATOMY])
-    body = _healthy(seed, random)
+    body = _healthy(seed, random, scale_mm)
     if finding is None:
         return body
     random = np.random.default_rng([seed, LESION])
@@ -126,9 +126,10 @@ def thorax_body(seed: int, *, finding: str | None = None) -> Thorax:
     return replace(body, lesion=lesion)
 
 
-def _healthy(seed: int, random: np.random.Generator) -> Thorax:
-    scale = float(random.uniform(75, 130))
-    adult = (scale - 75) / 55
+def _healthy(seed: int, random: np.random.Generator, scale_mm: float | None) -> Thorax:
+    drawn = float(random.uniform(75, 130))
+    scale = scale_mm or drawn
+    adult = min((scale - 75) / 55, 1.0)
     # Turning the patient moves what lies in front and what lies behind in opposite directions.
     turn = float(random.normal(0, 0.04))
     lungs = _lungs(random, scale, adult, turn)

@@ -234,14 +234,15 @@ def _anatomy(options: DxOptions) -> Dataset:
         return part
     is_paired = options.body_part_examined in ("HAND", "KNEE")
     part.ImageLaterality = "R" if is_paired else "U"
-    part.AnatomicRegionSequence = [_code_item(REGION_BY_BODY_PART[options.body_part_examined])]
-    view = _code_item(VIEW_CODE_BY_POSITION[options.view_position])
+    part.AnatomicRegionSequence = [code_item(REGION_BY_BODY_PART[options.body_part_examined])]
+    view = code_item(VIEW_CODE_BY_POSITION[options.view_position])
     view.ViewModifierCodeSequence = []
     part.ViewCodeSequence = [view]
     return part
 
 
-def _code_item(code: Code) -> Dataset:
+def code_item(code: Code) -> Dataset:
+    """Return a code as an item of a code sequence (PS3.3 8.8)."""
     item = Dataset()
     item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme_designator

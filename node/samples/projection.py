@@ -96,19 +96,26 @@ def rib_depth_mm(body: Thorax, x: Floats, z: Floats) -> Floats:
 
 def rib_share(ribs: Ribs, angle_rad: Floats, z: Floats) -> Floats:
     """Return how much of the wall is bone, 0–1, at an angle from behind (0) to the front (pi)."""
+    height, is_bone = rib_height_mm(ribs, angle_rad, z)
+    across = np.abs(height) / np.float32(ribs.half_height_mm)
+    whole = np.sqrt(np.maximum(1 - across * across, 0))
+    marrow = np.sqrt(np.maximum(1 - (across / np.float32(0.72)) ** 2, 0))
+    cortex = whole - np.float32(0.42) * marrow
+    return np.asarray(cortex * is_bone, dtype=np.float32)
+
+
+def rib_height_mm(ribs: Ribs, angle_rad: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """Return the height over the nearest rib's middle, and how far that rib is bone there, not cartilage."""
     turn = angle_rad / np.float32(np.pi)
     drop = np.float32(ribs.drop_mm) * (turn**2 * np.float32(1.3) - np.float32(0.35) * turn * (1 - turn) ** 3)
     level = (np.float32(ribs.first_z_mm) - drop - z) / np.float32(ribs.pitch_mm)
     index = np.clip(np.rint(level), 0, 11).astype(np.intp)
     offsets = np.asarray(ribs.offsets_mm, dtype=np.float32)
     height = (level - index) * np.float32(ribs.pitch_mm) - offsets[index]
-    across = np.abs(height) / np.float32(ribs.half_height_mm)
-    whole = np.sqrt(np.maximum(1 - across * across, 0))
-    marrow = np.sqrt(np.maximum(1 - (across / np.float32(0.72)) ** 2, 0))
     # Cartilage begins where the front third does, further back on the lowest ribs.
     end = np.float32(0.8) - np.float32(0.022) * np.maximum(index - 4, 0).astype(np.float32)
-    cortex = whole - np.float32(0.42) * marrow
-    return np.asarray(cortex * np.clip((end - turn) / np.float32(0.03), 0.06, 1), dtype=np.float32)
+    is_bone = np.clip((end - turn) / np.float32(0.03), 0.06, 1)
+    return height.astype(np.float32, copy=False), is_bone.astype(np.float32, copy=False)
 
 
 def spine_depth_mm(spine: Spine, x: Floats, z: Floats) -> Floats:
