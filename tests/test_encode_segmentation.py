@@ -91,6 +91,29 @@ def test_every_value_comes_back(
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_of_a_probability_for_all_a_segment_has_what_lies_under_its_label(
+    form: SegmentationType, written: dict[str, Written], located: dict[str, Findings], tmp_path: Path
+) -> None:
+    (mask,) = located["series"].masks
+    shared = replace(mask, probability=mask.probability.max(axis=0, keepdims=True))
+    findings = replace(located["series"], masks=(shared,))
+    result = result_of(findings, written["series"].paths, segmentation_type=form)
+
+    (path,) = write_objects(encode_segmentation, result, tmp_path)
+
+    values = Decoded(path).values(mask.frames, mask.labels.shape)
+    if form is LABELMAP:
+        assert np.array_equal(values[0], mask.labels)
+        return
+    scale = 255 if form is FRACTIONAL else 1
+    for label in (1, 2):
+        inside = mask.labels == label
+        expected = np.where(inside, shared.probability[0] if form is FRACTIONAL else 1, 0)
+        assert np.abs(values[label] / scale - expected).max() <= 0.5 / 255 + 1e-6
+    assert dcmread(path).get("SegmentsOverlap", "NO") == "NO"
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_highdicom_reads_the_same(
     form: SegmentationType,
     files: Files,

@@ -107,6 +107,23 @@ def test_scores_of_one_image_cannot_disagree_on_how_strange_it_is():
             findings(score(HIGH, (PRESENT,), 1.5), score(LOW, (ABSENT,), other, code=TWO))
 
 
+def test_regions_that_were_judged_on_cut_outs_may_be_strange_each_for_itself():
+    places = [
+        Region(
+            f"Place {number}",
+            ONE,
+            Outline.box(Frame("1.2.3.4"), (0, 0), (2, 2)),
+            score(HIGH, (PRESENT,), strange),
+        )
+        for number, strange in enumerate((1.5, 0.5))
+    ]
+
+    both = replace(findings(score(HIGH, (PRESENT,), 0.5)), regions=tuple(places))
+
+    assert not both.is_foreign
+    assert [both.presence_of(one) for one in places] == [Presence.UNDETERMINED, Presence.PRESENT]
+
+
 def test_findings_without_scores_are_of_no_foreign_image():
     assert findings().out_of_distribution is None
     assert not findings().is_foreign

@@ -48,6 +48,15 @@ def test_a_mask_has_a_probability_for_each_segment() -> None:
         Mask(FRAMES, SEGMENTS, LABELS, LABELS.astype(np.float32))
 
 
+@pytest.mark.parametrize(("segments", "is_shared"), [(1, False), (2, True)])
+def test_a_mask_may_have_one_probability_for_all_segments(segments: int, is_shared: bool) -> None:
+    named = tuple(Segment(f"Lesion {number}", CODE) for number in range(segments))
+
+    mask = Mask(FRAMES, named, LABELS, LABELS[np.newaxis].astype(np.float32))
+
+    assert mask.shares_probability is is_shared
+
+
 @pytest.mark.parametrize("values", [np.zeros((2, 4, 3)), np.full((2, 4, 3), np.nan, np.float32)])
 def test_a_map_holds_finite_numbers(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match="finite float32"):

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
@@ -15,6 +14,7 @@ from node.conformance.layout import FrameFacts, read_layout
 from node.conformance.tree import Item, read_tree
 from node.errors import DatasetError
 from node.read.dataset import dataset_faults
+from node.read.selected import read_selected
 
 IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 IDENTITY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
@@ -71,7 +71,7 @@ def read_headers(paths: Sequence[Path]) -> Sources:
 
 def _read(path: Path) -> Dataset:
     with dataset_faults(path.name):
-        header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(READ))
+        header = read_selected(path, READ)
         if not text(header, "SOPInstanceUID"):
             raise DatasetError(path.name, "has no SOP Instance UID")
     return header

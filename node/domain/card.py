@@ -28,7 +28,8 @@ class ModelCard:
     """The part of `card.json` that the node acts on.
 
     `conformal_coverage` (0–1) is that of the prediction sets, `out_of_distribution_threshold` the score above
-    which an image is unlike the model's own; None where the model states none.
+    which an image is unlike the model's own; None where the model states none. `input_spacing_zyx_mm` is the
+    spacing that a volume must be brought to; None of a model that takes any.
     """
 
     name: str
@@ -40,3 +41,4 @@ class ModelCard:
     parameters: tuple[str, ...]
     conformal_coverage: float | None = None
     out_of_distribution_threshold: float | None = None
+    input_spacing_zyx_mm: tuple[float, float, float] | None = None

@@ -206,6 +206,7 @@ class Region:
 
     `score` says how sure it is that the region is what `code` says, None where nothing estimates that. The
     outline is on the picture that shows it best; a mask's segment of the same identifier is its full extent.
+    `remark` is what a reader should know of it beside that, in plain words.
     """
 
     identifier: str
@@ -215,6 +216,7 @@ class Region:
     site: Code | None = None
     laterality: Code | None = None
     measurements: tuple[Measurement, ...] = ()
+    remark: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a region without a name, and a score that is of something else."""
@@ -227,7 +229,8 @@ class Findings:
     """What one pipeline says of one series; `sop_instance_uids` are the images it is about.
 
     `key_frames` are the pictures a reader should look at, the most telling first; without any, those that the
-    regions are outlined on, or else the image in the middle.
+    regions are outlined on, or else the image in the middle. `remarks` say in plain words what a reader must
+    know of how the images were read.
     """
 
     pipeline: str
@@ -242,10 +245,14 @@ class Findings:
     marks: tuple[Marks, ...] = ()
     key_frames: tuple[Frame, ...] = ()
     refusal: Refusal | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself: were an image foreign, some of its scores might hide it."""
-        if len({score.uncertainty.out_of_distribution for score in self.all_scores}) > 1:
+        """Refuse what contradicts itself: were an image foreign, some of its scores might hide it.
+
+        Regions beside scores may be strange each for itself: they may have been judged on cut-outs.
+        """
+        if len({score.uncertainty.out_of_distribution for score in self.scores or self.all_scores}) > 1:
             raise ValueError("the scores of one image state different out-of-distribution scores")
         located = (self.regions, self.masks, self.maps, self.marks, self.key_frames)
         if self.refusal and (self.scores or any(located)):

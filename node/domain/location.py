@@ -63,7 +63,8 @@ class Mask:
 
     `labels` is (pictures, rows, columns) uint8 or uint16: 0 is nothing, n the n-th segment. Plane by plane it
     lies over `frames`, whose rows and columns it has; over a slide, one element covers `stride_px` by
-    `stride_px` pixels of the level. `probability` is (segments, pictures, rows, columns) float32 in 0–1.
+    `stride_px` pixels of the level. `probability` is (segments, pictures, rows, columns) float32 in 0–1, or
+    (1, pictures, rows, columns) for all segments: of it each has what lies where its label is.
     """
 
     frames: tuple[Frame, ...]
@@ -82,10 +83,15 @@ class Mask:
         if int(self.labels.max()) > len(self.segments):
             raise ValueError(f"label {int(self.labels.max())}, expected at most {len(self.segments)}")
         expected = (len(self.segments), *self.labels.shape)
-        if self.probability is not None and self.probability.shape != expected:
+        if self.probability is not None and self.probability.shape not in (expected, (1, *expected[1:])):
             raise ValueError(f"probability of shape {self.probability.shape}, expected {expected}")
         if self.probability is not None and not 0 <= self.probability.min() <= self.probability.max() <= 1:
             raise ValueError("a probability outside 0-1")
+
+    @property
+    def shares_probability(self) -> bool:
+        """Do several segments have one probability?"""
+        return self.probability is not None and len(self.probability) < len(self.segments)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,6 +65,11 @@ def _peaks(mask: Mask, grid: Grid, form: SegmentationType) -> Floats:
     is_marked = np.array(marks)
     if form is not SegmentationType.FRACTIONAL or mask.probability is None:
         return is_marked.astype(np.float32)
+    if mask.shares_probability:
+        # Of a probability that is one for all, a segment has its peak where its label is.
+        pairs = list(zip(grid.frames(mask.probability[0]), grid.frames(mask.labels), strict=True))
+        peaks = [[float(np.max(values, where=own == n, initial=0)) for values, own in pairs] for n in labels]
+        return np.array(peaks, np.float32).T
     peaks = [[frame.max() for frame in grid.frames(segment)] for segment in mask.probability]
     return np.where(is_marked.any(axis=0), np.array(peaks, np.float32).T, np.float32(0))
 

@@ -162,6 +162,8 @@ def _values(lesion: Lesion) -> Iterator[ContentItem]:
     yield evaluation(codes.RENDERING_INTENT, _intent(lesion))
     if judgment and judgment.doubts:
         yield sentence(codes.COMMENT, describe_verdict(judgment))
+    if region.remark and not findings.is_foreign:
+        yield sentence(codes.COMMENT, region.remark)
 
 
 def _numbers(region: Region) -> Iterator[Measurement]:

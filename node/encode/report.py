@@ -52,6 +52,7 @@ def _evaluations(result: Result) -> Iterator[ContentItem]:
     if findings.outcome is Outcome.FINDINGS and not findings.is_foreign:
         yield evaluation(codes.PRIORITY, codes.PRIORITY_CATEGORY[result.context.priority])
     yield from image_flags(findings)
+    yield from (sentence(codes.COMMENT, remark) for remark in findings.remarks)
     if findings.refusal:
         yield sentence(codes.REASON, findings.reason)
 

@@ -196,12 +196,19 @@ def _pixels(dataset: Dataset, part: Part, index: int, number: int) -> Labels:
     segment = part.segments[number - 1]
     if part.mask.probability is None:
         return np.where(frame(part.mask.labels) == segment + 1, np.uint8(LARGEST), np.uint8(0))
+    if part.mask.shares_probability:
+        own = frame(part.mask.labels) == segment + 1
+        return np.where(own, stored(frame(part.mask.probability[0])), np.uint8(0))
     return stored(frame(part.mask.probability[segment]))
 
 
 def _correct(dataset: Dataset, part: Part) -> None:
     """Say of the segments what highdicom does not know of the template, or says to the viewers' confusion."""
-    if part.mask.probability is None or dataset.SegmentationType == "LABELMAP":
+    if (
+        part.mask.probability is None
+        or part.mask.shares_probability
+        or dataset.SegmentationType == "LABELMAP"
+    ):
         dataset.SegmentsOverlap = "NO"
     # The background as a segment of its own makes viewers give every segment the color of the one before.
     dataset.SegmentSequence = [item for item in dataset.SegmentSequence if item.SegmentNumber > 0]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pydicom import dcmread
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
@@ -16,6 +15,7 @@ from pydicom.tag import BaseTag, Tag
 from node.domain.findings import Findings
 from node.errors import DatasetError
 from node.read.dataset import dataset_faults
+from node.read.selected import read_selected
 
 IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
@@ -175,7 +175,7 @@ def read_sources(paths: Sequence[Path], findings: Findings) -> tuple[Source, ...
 
 def _read_source(path: Path) -> Source:
     with dataset_faults(path.name):
-        header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(READ))
+        header = read_selected(path, READ)
         transfer_syntax = str(header.file_meta.get("TransferSyntaxUID", ""))
     identifiers = [_text(header, keyword) for keyword in IDENTIFIERS]
     for keyword, uid in zip(IDENTIFIERS, identifiers, strict=True):

@@ -94,7 +94,7 @@ def describe_region(region: Region, findings: Findings) -> str:
     if not findings.is_foreign:
         parts += [describe_probability(region.score)] if region.score else []
         parts += map(describe_measurement, region.measurements)
-    return ", ".join([*parts, *_site(region)])
+    return ", ".join([*parts, *_site(region), *filter(None, [region.remark])])
 
 
 def describe_measurement(measured: Measurement) -> str:
@@ -128,6 +128,7 @@ def describe_outcome(findings: Findings) -> str:
 def _conclusions(result: Result) -> Iterator[str]:
     yield DISCLAIMER
     yield f"Outcome: {describe_outcome(result.findings)}"
+    yield from result.findings.remarks
     if result.findings.outcome is Outcome.FINDINGS:
         yield f"Suggested reading priority: {result.context.priority.value}"
     yield f"Algorithm: {result.device.name}, version {result.device.version}"
