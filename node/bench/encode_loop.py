@@ -16,6 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from node.bench.encode_inputs import findings_of, make_map, make_mask, write_series
+from node.bench.memory import forget_peak, peak
 from node.bench.plain_encode import plain_map, plain_segmentation
 from node.domain.findings import Priority
 from node.domain.location import Mask, ValueMap
@@ -74,7 +75,7 @@ def _prepare_node(form: str, content: Mask | ValueMap, paths: list[Path]) -> Enc
 def measure(encode: Encode, path: Path) -> dict[str, Any]:
     """Return the seconds to build and to save the object, the memory that took, and what is in the file."""
     gc.collect()
-    before = _forget_peak()
+    before = forget_peak()
     started, started_cpu = time.perf_counter(), time.process_time()
     dataset = encode()
     built = time.perf_counter()
@@ -84,7 +85,7 @@ def measure(encode: Encode, path: Path) -> dict[str, Any]:
         "build_s": built - started,
         "save_s": saved - built,
         "cpu_s": saved_cpu - started_cpu,
-        "extra_memory_bytes": _memory("VmHWM") - before,
+        "extra_memory_bytes": peak() - before,
         "file_bytes": path.stat().st_size,
         "pixels_sha256": _digest(dataset).hex(),
     }
@@ -96,18 +97,6 @@ def _digest(dataset: Dataset) -> bytes:
         return hashlib.sha256(dataset.PixelData).digest()
     frames = np.frombuffer(dataset.FloatPixelData, np.float32).reshape(dataset.NumberOfFrames, -1)
     return hashlib.sha256(b"".join(sorted(hashlib.sha256(frame.data).digest() for frame in frames))).digest()
-
-
-def _forget_peak() -> int:
-    """Have Linux forget the most that was resident, and return what is now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))
-    return int(kibibytes) << 10
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ It needs nothing of the node: it is what somebody would write in an afternoon; `
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import highdicom as hd
 import numpy as np
@@ -69,4 +69,59 @@ def _describe(number: int) -> hd.seg.SegmentDescription:
         algorithm_identification=hd.AlgorithmIdentificationSequence(
             "Peer", codes.DCM.ArtificialIntelligence, "1"
         ),
+    )
+
+
+class Measured(Protocol):
+    """What a report says of one segment."""
+
+    @property
+    def label(self) -> int:
+        """Which segment it is."""
+
+    @property
+    def volume_mm3(self) -> float:
+        """Its volume."""
+
+    @property
+    def diameter_mm(self) -> float:
+        """Its longest diameter."""
+
+
+def plain_report(images: Sequence[Dataset], segmentation: Dataset, found: Sequence[Measured]) -> Dataset:
+    """Return a report (TID 1500) of measurements of the segments."""
+    observer = hd.sr.ObserverContext(
+        codes.DCM.Device, hd.sr.DeviceObserverIdentifyingAttributes(uid=hd.UID(), name="Peer")
+    )
+    report = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=codes.LN.CTUnspecifiedBodyRegion,
+        title=codes.DCM.ImagingMeasurementReport,
+        imaging_measurements=[_measured(images[0], segmentation, one) for one in found],
+    )
+    identity = {**IDENTITY, "series_instance_uid": "2.25.3", "sop_instance_uid": "2.25.4"}
+    identity = {key: value for key, value in identity.items() if key not in DEVICE}
+    return hd.sr.Comprehensive3DSR(
+        evidence=[*images, segmentation], content=report[0], is_complete=True, manufacturer="Peer", **identity
+    )
+
+
+DEVICE = frozenset({"manufacturer", "manufacturer_model_name", "software_versions", "device_serial_number"})
+
+
+def _measured(image: Dataset, segmentation: Dataset, one: Measured) -> Any:
+    measurements = [
+        hd.sr.Measurement(name=codes.SCT.Volume, value=one.volume_mm3, unit=codes.UCUM.CubicMillimeter),
+        hd.sr.Measurement(name=codes.SCT.Diameter, value=one.diameter_mm, unit=codes.UCUM.Millimeter),
+    ]
+    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(hd.UID(), f"Segment {one.label}"),
+        referenced_segment=hd.sr.ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=one.label,
+            source_series=hd.sr.SourceSeriesForSegmentation(image.SeriesInstanceUID),
+        ),
+        finding_type=codes.SCT.Nodule,
+        measurements=measurements,
     )

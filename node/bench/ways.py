@@ -95,7 +95,7 @@ def started(
 ) -> Iterator[list[Way]]:
     """Start the process of every way; they end with the block. Without a URL none of them is on Triton."""
     bare = {
-        "graphs": _graphs(repository, config),
+        "graphs": graphs_of(repository, config),
         "threads": threads,
         "is_batched": config.max_batch_size > 0,
     }
@@ -127,7 +127,7 @@ def started(
         ]
 
 
-def _graphs(
+def graphs_of(
     repository: ModelRepository, config: ModelConfig
 ) -> list[tuple[str, dict[str, str], dict[str, str]]]:
     """Return each file in the order in which it runs, with its tensors by input and by output."""
