@@ -61,6 +61,7 @@ def describe_region(region: Region, findings: Findings) -> Json:
         "presence": findings.presence_of(region).value,
         "score": describe_score(region.score) if region.score else None,
         "measurements": [_describe_measurement(one) for one in region.measurements],
+        "remark": region.remark,
     }
 
 

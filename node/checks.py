@@ -12,6 +12,7 @@ from pathlib import Path
 from node.app import build_destination, build_engine, open_index
 from node.config import Configuration, load_usable
 from node.errors import EngineUnavailableError, SightlineError
+from node.interfaces import models_of
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
 GIB = 1024**3
@@ -57,8 +58,10 @@ def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator
 def _check_models(configuration: Configuration, forgiven: Errors) -> Iterator[Check]:
     with closing(build_engine(configuration.engine)) as engine:
         for name, entry in configuration.pipelines.items():
-            look = partial(engine.check, entry.build().model)
-            yield _checked(f"pipelines.{name} model", look, forgiven)
+            own, *others = models_of(entry.build())
+            yield _checked(f"pipelines.{name} model", partial(engine.check, own), forgiven)
+            for model in others:
+                yield _checked(f"pipelines.{name} model {model}", partial(engine.check, model), forgiven)
 
 
 def _checked(name: str, look: Callable[[], None], forgiven: Errors = ()) -> Check:

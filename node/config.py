@@ -191,13 +191,20 @@ class LogSettings:
 
 
 def _default_pipelines() -> Mapping[str, PipelineSettings]:
-    chest_radiographs = parse({"modality": ["CR", "DX"]})
-    return {"chest_xray": PipelineSettings(use="node.pipelines.chest_xray:ChestXray", when=chest_radiographs)}
+    return {
+        "chest_xray": PipelineSettings(
+            use="node.pipelines.chest_xray:ChestXray", when=parse({"modality": ["CR", "DX"]})
+        ),
+        "chest_ct": PipelineSettings(
+            use="node.pipelines.chest_ct:ChestCt", when=parse({"modality": ["CT"], "is_localizer": False})
+        ),
+    }
 
 
 DEFAULT_TRIAGE = (
     TriageRule(finding="Pneumonia", priority=Priority.URGENT),
     TriageRule(finding="Pneumonia", at_least=0.9, priority=Priority.STAT),
+    TriageRule(finding="Malignant", priority=Priority.URGENT),
 )
 
 

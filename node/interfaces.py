@@ -1,6 +1,7 @@
 """Everything that can be replaced: what the node asks of a listener, engine, pipeline and destination."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -63,6 +64,12 @@ class Pipeline(Protocol):
 
     def analyze(self, series: Series, engine: Engine) -> Findings:
         """Return what is in the series; raises PermanentError where it cannot be read."""
+
+
+def models_of(pipeline: Pipeline) -> tuple[str, ...]:
+    """Return every model that a pipeline asks: the one that speaks for it, then those of fields `…_model`."""
+    names: list[str] = [one.name for one in fields(pipeline)] if is_dataclass(pipeline) else []
+    return (pipeline.model, *(str(getattr(pipeline, one)) for one in names if one.endswith("_model")))
 
 
 class Destination(Protocol):

@@ -25,7 +25,7 @@ from node.domain.study import PROJECTION_MODALITIES, Instance, Series
 from node.encode import EncodingContext, Predecessor, warm_up
 from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
-from node.interfaces import Destination, Engine, Pipeline
+from node.interfaces import Destination, Engine, Pipeline, models_of
 from node.objects import Quarantined, make_objects
 from node.read.header import read_attributes
 from node.read.picture import read_pictures
@@ -137,11 +137,12 @@ class Steps:
         An engine that cannot answer yet is no reason not to start: studies are safe here until it can.
         """
         warm_up()
-        for route in self._parts.routes.values():
+        models = [model for route in self._parts.routes.values() for model in models_of(route.pipeline)]
+        for model in dict.fromkeys(models):
             try:
-                self._parts.engine.check(route.pipeline.model)
+                self._parts.engine.check(model)
             except TransientError as error:
-                log.warning("engine_not_ready", model=route.pipeline.model, reason=str(error))
+                log.warning("engine_not_ready", model=model, reason=str(error))
 
     def close(self) -> None:
         """Break off what the engine still works on."""
@@ -200,8 +201,10 @@ class Steps:
     def _run(self, series: Series, rule: routing.Rule, card: ModelCard, not_eligible: str) -> Json:
         pipeline = self._parts.routes[rule.pipeline].pipeline
         digests = sorted((one.sop_instance_uid, one.sha256) for one in series.instances)
+        helpers = [self._parts.engine.card(one).version for one in models_of(pipeline)[1:]]
+        made_from = (card.name, card.version, *helpers, pipeline, node.__version__, digests)
         return {
-            "run_id": derived_id(rule.pipeline, card.name, card.version, pipeline, node.__version__, digests),
+            "run_id": derived_id(rule.pipeline, *made_from),
             "subject": subject_of(series),
             "study_instance_uid": series.study_instance_uid,
             "series_instance_uid": series.series_instance_uid,

@@ -97,7 +97,8 @@ def frontal(tmp_path: Path) -> Instance:
 
 
 def pipelines() -> Iterator[type[Pipeline]]:
-    for module in pkgutil.iter_modules(node.pipelines.__path__, "node.pipelines."):
+    packages = (one for one in pkgutil.iter_modules(node.pipelines.__path__, "node.pipelines.") if one.ispkg)
+    for module in packages:
         found = [
             one
             for one in vars(importlib.import_module(module.name)).values()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,18 @@ import numpy.typing as npt
 import pytest
 from PIL import Image as Picture
 from pydicom import Dataset, dcmread
+from scipy import ndimage
 
+from node.domain.findings import Findings
 from node.domain.profile import PRESETS, Kind, Profile
 from node.encode import encode
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.pipelines.chest_ct import ChestCt
 from node.read.picture import read_pictures
 from node.receive.folder import store_file
 from node.storage import Storage
+from tests import ct_models, ct_phantom
 from tests.located import located_findings
 from tests.peers import REPOSITORY, wait_until
 from tests.peers.ohif import unpack_ohif
@@ -23,6 +29,7 @@ from tests.peers.orthanc import Orthanc, run_orthanc
 from tests.peers.viewer import Pixels, Viewer, need_viewer, run_viewers
 from tests.results import make_context, save
 from tests.sources import Written, write_ct_series, write_radiograph
+from tests.volumes import series_of
 
 SCREENSHOTS = REPOSITORY / ".artifacts" / "viewer"
 PLANES = 20
@@ -76,7 +83,28 @@ def studies(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> dict[
         "ct": with_square_pixels(write_ct_series(folder / "ct", planes=PLANES, rows=128, columns=128)),
         "radiograph": write_radiograph(folder / "radiograph"),
     }
-    return {name: add_results(archive, one, folder / f"{name}-results") for name, one in written.items()}
+    return {
+        name: add_results(archive, one, located_findings(one), folder / f"{name}-results")
+        for name, one in written.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def chest(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Findings]:
+    """A chest CT with a nodule, and what its pipeline found with the models of the tests.
+
+    It is in the left half of the picture: the viewer's words on a segment cover the right one.
+    """
+    folder = tmp_path_factory.mktemp("chest")
+    ct_models.write_ct_models(folder / "models")
+    # 168 columns: of a mask whose columns are no multiple of four, the viewer shifts each row by the rest.
+    paths = ct_phantom.write(folder / "ct", ct_phantom.stack((2.5, 0.75, 0.75)), balls=ct_phantom.BALLS[:1])
+    engine = OnnxEngine(ModelRepository(folder / "models"), 2)
+    header = dcmread(paths[0], stop_before_pixels=True)
+    series = replace(series_of(paths), study_instance_uid=str(header.StudyInstanceUID))
+    findings = ChestCt().analyze(series, engine)
+    written = Written(paths, (findings.masks[0].labels > 0,), None)
+    return add_results(archive, written, findings, folder / "results"), findings
 
 
 def with_square_pixels(written: Written) -> Written:
@@ -88,9 +116,8 @@ def with_square_pixels(written: Written) -> Written:
     return written
 
 
-def add_results(archive: Orthanc, written: Written, folder: Path) -> Study:
+def add_results(archive: Orthanc, written: Written, findings: Findings, folder: Path) -> Study:
     """Encode as the node does, and upload the images with their results."""
-    findings = located_findings(written)
     storage = Storage(folder / "data")
     instances = [store_file(path, storage).instance for path in written.paths]
     pictures = read_pictures(instances, findings.shown_frames)
@@ -190,6 +217,47 @@ def test_the_mask_lies_on_the_lesion(studies: dict[str, Study], viewer: Viewer) 
     distance_px = np.argwhere(mask).mean(axis=0) - np.argwhere(lesion).mean(axis=0)
     assert distance_px == pytest.approx([0, 0], abs=2)
     assert (mask & lesion).sum() > 0.9 * (mask | lesion).sum()
+
+
+@pytest.mark.viewer
+def test_the_mask_of_a_nodule_lies_on_it(chest: tuple[Study, Findings], viewer: Viewer) -> None:
+    study, findings = chest
+    viewer.open_study(study.uid)
+
+    viewer.open_series(study.description(Kind.SEGMENTATION), answer="Yes")
+    viewer.press("panelSegmentation-btn")
+    viewer.click("Nodule 1")
+    viewer.wait_for(largest_slice(study.written, findings))
+    shown = viewer.pixels()
+    viewer.press("data-row-visibility-toggle")
+    hidden = viewer.pixels(unlike=shown)
+
+    mask = is_colorful(shown) & ~is_colorful(hidden)
+    nodule = min(nodules_in(hidden), key=lambda one: float(np.linalg.norm(middle(one) - middle(mask))))
+    assert middle(mask) - middle(nodule) == pytest.approx([0, 0], abs=HALF_A_VOXEL_PX)
+    assert (mask & nodule).sum() > 0.85 * (mask | nodule).sum()
+
+
+def largest_slice(written: Written, findings: Findings) -> re.Pattern[str]:
+    """What the viewer says of the images in which the nodule is as large as in no other."""
+    (mask,) = findings.masks
+    areas = (mask.labels == 1).sum(axis=(1, 2))
+    uids = {mask.frames[index].sop_instance_uid for index in np.flatnonzero(areas == areas.max())}
+    headers = [dcmread(path, stop_before_pixels=True) for path in written.paths]
+    numbers = [str(one.InstanceNumber) for one in headers if one.SOPInstanceUID in uids]
+    return re.compile(rf"I:({'|'.join(numbers)}) \(")
+
+
+def nodules_in(image: Pixels) -> list[Mask]:
+    """What is bright in the lungs: everything bright but the body, which is the largest."""
+    labels, count = ndimage.label(image.min(axis=2) > 165)
+    areas = np.bincount(labels.ravel())[1:]
+    large = [number for number in range(1, count + 1) if 200 < areas[number - 1] < areas.max()]
+    return [labels == number for number in large]
+
+
+def middle(mask: Mask) -> npt.NDArray[np.float64]:
+    return np.argwhere(mask).mean(axis=0)
 
 
 @pytest.mark.viewer

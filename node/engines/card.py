@@ -24,6 +24,7 @@ def parse_card(model: str, document: Json) -> ModelCard:
             parameters=tuple(_parameters(document)),
             conformal_coverage=_conformal_coverage(document),
             out_of_distribution_threshold=_out_of_distribution_threshold(document),
+            input_spacing_zyx_mm=_input_spacing(document),
         )
     except KeyError as error:
         raise ModelError(model, f"card.json: {error} is missing") from error
@@ -76,3 +77,12 @@ def _out_of_distribution_threshold(document: Json) -> float | None:
     if not math.isfinite(threshold):
         raise ValueError(f"out_of_distribution threshold is {threshold}, expected a finite number")
     return threshold
+
+
+def _input_spacing(document: Json) -> tuple[float, float, float] | None:
+    if "spacing_mm" not in document["input"]:
+        return None
+    z, y, x = (float(spacing) for spacing in document["input"]["spacing_mm"])
+    if not all(0 < spacing < math.inf for spacing in (z, y, x)):
+        raise ValueError(f"input spacing is {[z, y, x]} mm, expected three lengths above 0")
+    return z, y, x
