@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ CODES: dict[str, tuple[str, str, str]] = {
     "Pneumonia": ("233604007", "SCT", "Pneumonia"),
     "Bacterial pneumonia": ("53084003", "SCT", "Bacterial pneumonia"),
     "Viral pneumonia": ("75570004", "SCT", "Viral pneumonia"),
+    "Nodule": ("27925004", "SCT", "Nodule"),
+    "Malignant": ("21594007", "SCT", "Malignant"),
 }
 
 INTENDED_USE = (
@@ -115,7 +117,7 @@ CALIBRATION_METHOD = (
     "log-likelihood."
 )
 CALIBRATION_SPLIT = (
-    "a tenth of the training patients, held out from every member's weights; never the val split"
+    "a part of the training patients, held out from every member's weights; never the val split"
 )
 CONFORMAL_METHOD = (
     "Split conformal prediction for each class on its own, answers absent and present (Angelopoulos and "
@@ -125,7 +127,7 @@ CONFORMAL_METHOD = (
     "the same images, which the guarantee does not foresee and which hardly matters for so few numbers."
 )
 FOREIGN_METHOD = (
-    'Of each member, two measures: the logit of its own output "no upright frontal chest radiograph" '
+    'Of each member, two measures: the logit of its own output "nothing that the network was made for" '
     "(outlier exposure, Hendrycks et al. 2019), and the distance of its features from the subspace of the "
     f"first {DIRECTIONS} principal components of training features (the residual of Wang et al. 2022). Each "
     "is standardized on the calibration images and averaged over members; the larger of both, through "
@@ -159,23 +161,25 @@ WANTED_SENSITIVITY: dict[str, float | None] = {
     "Pneumonia": 0.95,
     "Bacterial pneumonia": None,
     "Viral pneumonia": None,
+    "Nodule": 0.95,
+    "Malignant": None,
 }
 
 
-def calibrated_parts(calibration: Calibration, members: list[str]) -> Json:
+def calibrated_parts(calibration: Calibration, members: list[str], classes: Sequence[str] = CLASSES) -> Json:
     """Return the parts of the card that calibration decides: classes, and what makes their scores honest."""
 
     def by_class(attribute: str) -> dict[str, float]:
         return {
             name: round(getattr(one, attribute), 4)
-            for name, one in zip(CLASSES, calibration.classes, strict=True)
+            for name, one in zip(classes, calibration.classes, strict=True)
         }
 
     counts = {"images": calibration.images, "patients": calibration.patients}
     temperature = {
         member: {
             name: round(one.temperature[index], 4)
-            for name, one in zip(CLASSES, calibration.classes, strict=True)
+            for name, one in zip(classes, calibration.classes, strict=True)
         }
         for index, member in enumerate(members)
     }

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.radiograph import RadiographNetwork
 from models.strangeness import Subspace
 from models.weights import store
 
@@ -22,8 +21,9 @@ OPSET = 17
 Z_95 = 1.959964
 # Keeps the logit finite in float32; 1 - 1e-6 is still told from 1.
 EDGE = 1e-6
-VIEWS = 2
-"""The image and its mirror image."""
+Mirrors = tuple[tuple[int, ...], ...]
+MIRRORED_LEFT_RIGHT: Mirrors = ((), (3,))
+"""The axes (batch and channel counted) along which each view of a radiograph is mirrored: none, and x."""
 MEMBER_OUTPUTS = ("logits", "activation_map", "strangeness")
 OUTPUTS = (
     "probability",
@@ -38,40 +38,52 @@ OUTPUTS = (
 
 
 class ViewsGraph(nn.Module):
-    """A network on the image and its mirror image, before anything is calibrated."""
+    """A network on the image and its mirror images, before anything is calibrated."""
 
-    def __init__(self, network: RadiographNetwork) -> None:
+    def __init__(self, network: nn.Module, mirrors: Mirrors = MIRRORED_LEFT_RIGHT) -> None:
         super().__init__()
         self.network = network
+        self.mirrors = mirrors
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return what the network says of images (n, 1, s, s).
+        """Return what the network says of images (n, 1, s, s) or volumes (n, 1, s, s, s) of any type.
 
-        Logits (n, 2, classes), and as means of both views the activation map (n, classes, h, w), the logit of
-        being foreign (n, 1) and the features (n, channels).
+        Logits (n, views, classes), and as means of all views the activation map (n, classes, h, w; of a
+        volume d, h, w), the logit of being foreign (n, 1) and the features (n, channels).
         """
-        answer = self.network(torch.cat([image, image.flip(3)]))
-        logits = torch.stack(answer.logits.chunk(VIEWS), dim=1)
-        plain, mirrored = answer.activation.chunk(VIEWS)
+        image, views = image.float(), len(self.mirrors)
+        answer = self.network(torch.cat([self._mirrored(image, axes) for axes in self.mirrors]))
+        logits = torch.stack(answer.logits.chunk(views), dim=1)
+        maps = zip(answer.activation.chunk(views), self.mirrors, strict=True)
+        activation = torch.stack([self._mirrored(one, axes) for one, axes in maps]).mean(dim=0)
         foreign, features = (
-            torch.stack(values.chunk(VIEWS)).mean(dim=0)
+            torch.stack(values.chunk(views)).mean(dim=0)
             for values in (answer.foreign[:, None], answer.features)
         )
-        return logits, (plain + mirrored.flip(3)) / 2.0, foreign, features
+        return logits, activation, foreign, features
+
+    def _mirrored(self, values: Tensor, axes: tuple[int, ...]) -> Tensor:
+        return values.flip(axes) if axes else values
 
 
 class MemberGraph(nn.Module):
-    """A network on the image and its mirror image, with calibrated logits and two measures of strangeness."""
+    """A network on the image and its mirror images: calibrated logits and two measures of strangeness."""
 
-    def __init__(self, network: RadiographNetwork, temperature: Sequence[float], subspace: Subspace) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        temperature: Sequence[float],
+        subspace: Subspace,
+        mirrors: Mirrors = MIRRORED_LEFT_RIGHT,
+    ) -> None:
         super().__init__()
-        self.views = ViewsGraph(network)
+        self.views = ViewsGraph(network, mirrors)
         self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
         self.register_buffer("center", torch.from_numpy(subspace.center))
         self.register_buffer("directions", torch.from_numpy(subspace.directions))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits (n, 2, classes), the activation map (n, classes, h, w) and strangeness (n, 2).
+        """Return logits (n, views, classes), the activation map and strangeness (n, 2).
 
         Strangeness is the network's logit of being foreign, and how far its features lie outside the subspace
         of the training images' features.

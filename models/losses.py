@@ -80,3 +80,27 @@ def _mean_over_known(loss: Tensor, labels: Tensor, weights: Tensor | None) -> Te
         share = share * torch.lerp(weights[0], weights[1], torch.nan_to_num(labels))
     total = share.sum()
     return (loss * share).sum() / torch.where(total > 0, total, 1.0)
+
+
+def dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Return 1 - the soft Dice coefficient over the voxels of a batch, of logits, masks and weights alike.
+
+    Over the batch as one, so that a volume without a nodule counts by what is found in it; the mean of the
+    coefficient of each volume with one is added, so that a small nodule weighs as much as a large one.
+    """
+    found = torch.sigmoid(logits) * weights
+    truth = masks * weights
+    places = tuple(range(1, logits.ndim))
+    both, sizes = (found * truth).sum(dim=places), found.sum(dim=places) + truth.sum(dim=places)
+    whole = 2.0 * both.sum() / sizes.sum().clamp(min=1.0)
+    has_nodule = (truth.sum(dim=places) > 0).float()
+    each = 2.0 * (both + 1.0) / (sizes + 2.0)
+    own = (each * has_nodule).sum() / has_nodule.sum().clamp(min=1.0)
+    return 1.0 - 0.5 * (whole + own)
+
+
+def voxel_focal_loss(logits: Tensor, masks: Tensor, weights: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return the weighted mean focal loss over voxels; masks are 0 to 1, a border voxel in between."""
+    loss = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    distance = (masks - torch.sigmoid(logits)).abs().clamp(min=1e-6)
+    return (distance**gamma * loss * weights).sum() / weights.sum().clamp(min=1.0)

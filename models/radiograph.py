@@ -18,9 +18,9 @@ STRIDE = 32
 class Answer(NamedTuple):
     """What a network says of n images.
 
-    `logits` (n, classes); `evidence` and `attention` (n, classes, h, w), the attention summing to 1 over the
-    places; `features` (n, channels), the trunk's mean over the places; `foreign` (n,), the logit of "this is
-    no upright frontal chest radiograph".
+    `logits` (n, classes); `evidence` and `attention` (n, classes, h, w; of a volume d, h, w), the attention
+    summing to 1 over the places; `features` (n, channels), the trunk's mean over the places; `foreign` (n,),
+    the logit of "this is nothing that the network was made for".
     """
 
     logits: Tensor
@@ -31,9 +31,16 @@ class Answer(NamedTuple):
 
     @property
     def activation(self) -> Tensor:
-        """The activation maps (n, classes, h, w) in 0–1: high where both evidence and attention are."""
+        """The activation maps, shaped as `evidence`, in 0–1: high where both evidence and attention are."""
         # Relative to the most attended place, so that a map does not fade as the attention spreads.
-        return torch.sigmoid(self.evidence) * self.attention / self.attention.amax(dim=(2, 3), keepdim=True)
+        places = tuple(range(2, self.attention.ndim))
+        return torch.sigmoid(self.evidence) * self.attention / self.attention.amax(dim=places, keepdim=True)
+
+
+LAYERS_BY_DIMENSIONS: dict[int, tuple[type[nn.Module], type[nn.Module]]] = {
+    2: (nn.Dropout2d, nn.Conv2d),
+    3: (nn.Dropout3d, nn.Conv3d),
+}
 
 
 class AttentionMapHead(nn.Module):
@@ -43,23 +50,24 @@ class AttentionMapHead(nn.Module):
     not a picture drawn afterwards, and needs no gradients when served.
     """
 
-    def __init__(self, channels: int, classes: int, dropout: float) -> None:
+    def __init__(self, channels: int, classes: int, dropout: float, *, dimensions: int = 2) -> None:
         super().__init__()
-        self.dropout = nn.Dropout2d(dropout)
-        self.evidence = nn.Conv2d(channels, classes, kernel_size=1)
-        self.attention = nn.Conv2d(channels, classes, kernel_size=1)
+        drop, convolve = LAYERS_BY_DIMENSIONS[dimensions]
+        self.dropout = drop(dropout)
+        self.evidence = convolve(channels, classes, kernel_size=1)
+        self.attention = convolve(channels, classes, kernel_size=1)
         self.foreign = nn.Linear(channels, 1)
         # Even attention at the start: training begins as plain average pooling.
         nn.init.zeros_(self.attention.weight)
         nn.init.zeros_(self.attention.bias)
 
     def forward(self, maps: Tensor) -> Answer:
-        """Return the answer to feature maps (n, channels, h, w)."""
-        features = maps.mean(dim=(2, 3)).float()
+        """Return the answer to feature maps (n, channels, h, w), or (n, channels, d, h, w) of a volume."""
+        features = maps.flatten(2).mean(dim=2).float()
         dropped = self.dropout(maps)
         evidence = self.evidence(dropped).float()
         attention = self.attention(dropped).float().flatten(2).softmax(dim=2).reshape(evidence.shape)
-        logits = (attention * evidence).sum(dim=(2, 3))
+        logits = (attention * evidence).flatten(2).sum(dim=2)
         return Answer(logits, evidence, attention, features, self.foreign(features).float()[:, 0])
 
 

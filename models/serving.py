@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,7 +12,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 BATCH = 16
 
 
@@ -30,8 +31,8 @@ def run_graph(session: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def run_in_batches(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Arrays:
-    """Return the named outputs for images (n, size, size), which may be more than fit into memory at once."""
+def run_in_batches(session: onnxruntime.InferenceSession, images: NDArray[Any]) -> Arrays:
+    """Return the named outputs for images (n, …), which may be more than fit into memory at once."""
     parts = [
         run_graph(session, {"image": images[start : start + BATCH, None]})
         for start in range(0, len(images), BATCH)
@@ -56,8 +57,8 @@ class EnsembleGraphs:
         """The models that read the image themselves."""
         return [step.model_name for step in self.steps if "image" in step.input_map]
 
-    def infer(self, images: Iterable[NDArray[np.float32]], also: Sequence[str] = ()) -> Arrays:
-        """Return the outputs for images of shape (size, size), run in small batches.
+    def infer(self, images: Iterable[NDArray[Any]], also: Sequence[str] = ()) -> Arrays:
+        """Return the outputs for images without their channel axis, run in small batches.
 
         `also` names tensors that pass between the graphs and are wanted too.
         """
@@ -68,7 +69,7 @@ class EnsembleGraphs:
             answers.append({name: tensors[name] for name in names})
         return {name: np.concatenate([answer[name] for answer in answers]) for name in names}
 
-    def _infer_batch(self, batch: NDArray[np.float32]) -> Arrays:
+    def _infer_batch(self, batch: NDArray[Any]) -> Arrays:
         tensors: Arrays = {"image": batch}
         for step in self.steps:
             inputs = {key: tensors[tensor] for key, tensor in step.input_map.items()}
@@ -80,5 +81,5 @@ class EnsembleGraphs:
 def _open(repository: Path, name: str) -> onnxruntime.InferenceSession:
     path = repository / name / "1" / "model.onnx"
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; write it with: python -m models.export chest_xray")
+        raise FileNotFoundError(f"no {path}; write it with: python -m models.export")
     return open_graph(path)

@@ -197,9 +197,7 @@ def batches(settings: Settings, labels: np.ndarray, epoch: int) -> tuple[Tensor,
 class Run:
     """How far a training has come, and its files below `out`: last.pt, best.pt, state.pt to resume from."""
 
-    def __init__(
-        self, settings: Settings, stages: list[dict[str, object]], parts: dict[str, Stateful]
-    ) -> None:
+    def __init__(self, settings: Plan, stages: list[dict[str, object]], parts: dict[str, Stateful]) -> None:
         """Begin at the first epoch; `parts` by name are all that a resumed run must find as it was."""
         self.settings, self.stages, self.parts = settings, stages, parts
         self.epoch, self.step, self.stale, self.best = 0, 0, 0, -1.0
@@ -239,6 +237,22 @@ class Run:
         self.epoch, self.step, self.stale, self.best = (
             stored[name] for name in ("epoch", "step", "stale", "best")
         )
+
+
+class Plan(Protocol):
+    """The settings that say how long a run goes on, and where its files go."""
+
+    @property
+    def out(self) -> str:
+        """The folder of its files."""
+
+    @property
+    def epochs(self) -> int:
+        """The most epochs."""
+
+    @property
+    def patience(self) -> int:
+        """The most epochs without a better one; 0 is any number."""
 
 
 class Stateful(Protocol):
@@ -317,8 +331,13 @@ def commit() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train; 0 done, 1 failed, 2 wrong use."""
+    from models import train_volume  # here, for it is made of parts of this module
+
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] and given[0] in train_volume.LESSONS:
+        return train_volume.main(given)
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("model", choices=["chest_xray"])
+    parser.add_argument("model", choices=["chest_xray", *train_volume.LESSONS])
     parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
     for name, default in asdict(Settings(data="", out="runs/chest_xray")).items():
         flag, choices = f"--{name.replace('_', '-')}", CHOICES.get(name)

@@ -86,9 +86,10 @@ def fresh_ensemble(images: np.ndarray) -> Any:
 
 def ensemble_of(networks: Sequence[Any], forms: Mapping[str, str], size: int) -> Any:
     """Return the graphs of two networks for images of so many pixels."""
-    from models.export import Ensemble
+    from models.ensemble_export import Ensemble
     from models.graphs import Combination, CombineGraph, MemberGraph
     from models.strangeness import Subspace
+    from models.tasks import radiograph_task
 
     fitted = calibration()
     members = {}
@@ -102,17 +103,20 @@ def ensemble_of(networks: Sequence[Any], forms: Mapping[str, str], size: int) ->
         fitted.standards.mean,
         fitted.standards.deviation,
     )
-    return Ensemble(members, dict(forms), CombineGraph(combination), size)
+    return Ensemble(radiograph_task(size), members, dict(forms), CombineGraph(combination))
 
 
 def write_ensemble(repository: Path, ensemble: Any = None) -> Any:
     """Write graphs and cards below a folder, those of tiny networks if of no others; return the ensemble."""
-    from models.export import write_cards, write_graphs
+    from models.ensemble_export import write_cards, write_graphs
 
     ensemble = ensemble or tiny_ensemble()
     write_graphs(ensemble, repository, "0.0.1")
-    parts = card.input_parts(ensemble.size, list(MEMBERS))
-    write_cards(
-        {**parts, **card.calibrated_parts(calibration(), list(MEMBERS))}, list(MEMBERS), repository, "0.0.1"
-    )
+    document = {
+        "intended_use": card.INTENDED_USE,
+        "eligibility": card.ELIGIBILITY,
+        **card.input_parts(ensemble.task.image_shape[-1], list(MEMBERS)),
+        **card.calibrated_parts(calibration(), list(MEMBERS)),
+    }
+    write_cards(ensemble.task, document, list(MEMBERS), repository, "0.0.1")
     return ensemble

@@ -122,7 +122,8 @@ def test_a_member_divides_by_its_temperatures_and_says_how_far_its_features_lie_
 
 
 def test_the_served_graphs_give_what_the_modules_give(tmp_path: Path) -> None:
-    from models.export import PARITY_TOLERANCE, measure_parity
+    from models.ensemble_export import measure_parity
+    from models.tasks import PARITY_TOLERANCE
 
     ensemble = write_ensemble(tmp_path)
     images = np.random.default_rng(3).random((5, SIZE, SIZE), dtype=np.float32)

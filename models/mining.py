@@ -1,0 +1,143 @@
+"""What a trained segmenter makes of whole chests: where it is wrong, and how it centers what it finds.
+
+`python -m models.mining --data DIR --out FILE.npz` lets the node search synthetic chests that no test uses,
+half of them with nodules of LIDC-IDRI put in. It keeps a cube around each place that the classifiers would be
+asked about, nodule or not (hard negatives; Felzenszwalb et al. 2010), and around each nodule that was missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.detection import LEAST_RADIUS_MM, NODULES_EACH, REAL, SYNTHETIC, as_volume, draw_case
+from models.nodules import HELD_OUT, SIDE, SPACING_ZYX_MM, Voi, hold_out, load_nodules, read_rows, read_voi
+from models.synthetic_nodules import Cube
+from models.synthetic_volumes import write_cubes
+from node.domain.image import Volume
+from node.engines.onnx import OnnxEngine
+from node.engines.repository import ModelRepository
+from node.imaging.grid import sample
+from node.pipelines.chest_ct import ChestCt
+from node.pipelines.chest_ct.judging import grid_around
+from node.samples.tomography import CtSample
+
+FIRST_SEED = 700_000
+"""Bodies of mining; those of the cubes begin at 500 000, those of the tests at 900 000."""
+FALSE, MISSED = "false", "missed"
+FULL = 255
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A point in the patient that was found, or missed; `nodule` is the number of the one there, or None."""
+
+    center_xyz_mm: Points
+    nodule: int | None
+    is_found: bool
+
+
+def find_places(found_xyz_mm: Points, centers_xyz_mm: Points, radii_mm: NDArray[np.float64]) -> list[Place]:
+    """Return what was found, in its order, and then the nodules that nothing found lies within."""
+    apart = np.linalg.norm(found_xyz_mm[:, None] - centers_xyz_mm[None], axis=2)
+    is_hit = apart <= np.maximum(radii_mm, LEAST_RADIUS_MM)
+    found = [
+        Place(point, int(distances.argmin()) if hits.any() else None, is_found=True)
+        for point, distances, hits in zip(found_xyz_mm, apart, is_hit, strict=True)
+    ]
+    missed = [
+        Place(centers_xyz_mm[number], int(number), is_found=False)
+        for number in np.flatnonzero(~is_hit.any(axis=0))
+    ]
+    return found + missed
+
+
+def mine(drawn: CtSample, names: list[str], engine: OnnxEngine, pipeline: ChestCt) -> Iterator[Cube]:
+    """Yield the cubes of one chest; `names` are the files of its real nodules, the last ones of its truth."""
+    volume = as_volume(drawn)
+    found = pipeline.search(volume, engine)
+    if found is None:
+        return
+    truths = drawn.nodules
+    spots = found.spots()[: pipeline.most_places]
+    places = find_places(
+        found.grid.to_patient(np.array([spot.center_zyx for spot in spots])),
+        np.reshape([truth.center_xyz_mm for truth in truths], (-1, 3)),
+        np.array([truth.diameter_mm / 2 for truth in truths]),
+    )
+    masks = replace(volume, hounsfield=truth_of(drawn))
+    sources = [""] * (len(truths) - len(names)) + names
+    for place in places:
+        kind = FALSE if place.nodule is None else truths[place.nodule].kind if place.is_found else MISSED
+        diameter = 0.0 if place.nodule is None else truths[place.nodule].diameter_mm
+        source = "" if place.nodule is None else sources[place.nodule]
+        hounsfield, mask = (around(one, place.center_xyz_mm) for one in (volume, masks))
+        inside = np.clip(mask, 0, FULL).astype(np.uint8)
+        yield hounsfield, inside, kind, np.float32(diameter), str(drawn.seed), source
+
+
+def truth_of(drawn: CtSample) -> NDArray[np.int16]:
+    """Return FULL where a nodule is and 0 elsewhere, (z, y, x)."""
+    truth = np.zeros(drawn.hounsfield.shape, np.int16)
+    for one in drawn.nodules:
+        truth[one.box_zyx][one.mask] = FULL
+    return truth
+
+
+def around(volume: Volume, center_xyz_mm: Points) -> NDArray[np.int16]:
+    """Return a cube of SIDE voxels on the working grid around a point."""
+    return sample(volume, grid_around(volume, center_xyz_mm, (SIDE, SIDE, SIDE), SPACING_ZYX_MM))
+
+
+def mine_bodies(vois: list[Voi], repository: Path, *, bodies: int, first: int) -> Iterator[Cube]:
+    """Yield the cubes of so many chests, every other one with real nodules, each nodule in one of them."""
+    engine, pipeline = OnnxEngine(ModelRepository(repository), threads=1), ChestCt()
+    order = np.random.default_rng(FIRST_SEED + first).permutation(len(vois)).tolist()
+    for index in range(first, first + bodies):
+        kind = (SYNTHETIC, REAL)[index % 2]
+        chosen = [vois[order.pop()] for _ in range(NODULES_EACH if kind == REAL else 0)]
+        drawn, placed = draw_case(FIRST_SEED + index, kind, chosen)
+        cubes = list(mine(drawn, [one.voi.row.image.name for one in placed], engine, pipeline))
+        kinds = [cube[2] for cube in cubes]
+        print(
+            f"{index} {kind}: {len(drawn.nodules)} nodules, missed {kinds.count(MISSED)}; "
+            f"{kinds.count(FALSE)} false places",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield from cubes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line and write the cubes."""
+    parser = argparse.ArgumentParser(prog="python -m models.mining", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="the folder of real nodules")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write (.npz)")
+    parser.add_argument("--repository", type=Path, default=Path("triton_repo"), help="holds the segmenter")
+    parser.add_argument("--bodies", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--held-out", type=float, default=HELD_OUT)
+    parser.add_argument(
+        "--held-out-patients",
+        action="store_true",
+        help="put in nodules of the patients held out: to calibrate",
+    )
+    options = parser.parse_args(arguments)
+    parts = hold_out(load_nodules(options.data, split="train"), options.held_out)
+    patients = set(parts[options.held_out_patients].groups)
+    vois = [read_voi(row) for row in read_rows(options.data, split="train") if row.patient in patients]
+    made = list(mine_bodies(vois, options.repository, bodies=options.bodies, first=options.first))
+    write_cubes(options.out, made, vois)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
