@@ -311,7 +311,7 @@ class Steps:
             run_key=f"{run['run_id']}/{folder.name}",
             made_at=datetime.fromisoformat(run["planned_at"]),
             priority=triage.prioritize(findings, self._parts.triage_rules),
-            images=read_pictures(self._run_series(run).instances, findings.shown_frames),
+            images=read_pictures(self._run_series(run).instances, findings.shown_frames, findings.window),
             predecessors=self._predecessors(run),
         )
         sources = [Path(path) for path in run["paths"]]

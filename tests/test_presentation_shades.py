@@ -10,6 +10,7 @@ from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
 )
 
+from node.domain.image import Window
 from node.read.picture import read_picture
 from tests import datasets
 from tests.located import located_findings
@@ -49,6 +50,18 @@ def test_slices_that_are_shown_alike_share_a_state(cases: dict[str, Case], tmp_p
     assert (window.WindowCenter, window.WindowWidth) == (40, 400)
     assert len(window.ReferencedImageSequence) == 2
     assert [lines_of(state)[name][1].ReferencedSOPInstanceUID for name in ("Lesion 1", "Lesion 2")] == uids
+
+
+def test_the_window_of_the_findings_stands_in_place_of_that_of_the_slices(
+    cases: dict[str, Case], tmp_path: Path
+) -> None:
+    case = cases["series"]
+    findings = replace(on_pictures(case.findings, 2, 9), window=Window(-600, 1500))
+
+    (state,) = states_of(findings, case.written.paths, tmp_path)
+
+    (window,) = state.SoftcopyVOILUTSequence
+    assert (window.WindowCenter, window.WindowWidth) == (-600, 1500)
 
 
 def test_frames_are_referred_to_by_their_numbers(cases: dict[str, Case], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node.domain.image import Window
 from node.domain.location import Frame
 from node.errors import DatasetError, PixelError
 from node.read.picture import MAX_PICTURES, read_picture, read_pictures
@@ -62,6 +63,21 @@ def test_a_slice_is_shown_through_its_window(series: Written) -> None:
     assert np.abs(image.pixels - np.clip((hu - 39.5) / 399 + 0.5, 0, 1)).max() < 1e-6
     assert (image.spacing_yx_mm, image.spacing_attribute) == ((0.7, 0.8), "PixelSpacing")
     assert image.frame == Frame(dataset.SOPInstanceUID)
+
+
+def test_a_window_that_is_given_stands_in_place_of_that_of_the_slice(series: Written) -> None:
+    dataset = dcmread(series.paths[5])
+    hu = dataset.pixel_array * dataset.RescaleSlope + dataset.RescaleIntercept
+
+    (image,) = read_pictures([received(series.paths[5])], [Frame(dataset.SOPInstanceUID)], Window(-600, 1500))
+
+    assert np.abs(image.pixels - np.clip((hu + 600.5) / 1499 + 0.5, 0, 1)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("center", "width"), [(40, 0), (40, -1), (float("nan"), 400), (40, float("inf"))])
+def test_a_window_that_shows_nothing_is_none(center: float, width: float) -> None:
+    with pytest.raises(ValueError, match="expected a width of 1 or more"):
+        Window(center, width)
 
 
 def test_a_frame_is_shown_as_the_slice_that_it_is(series: Written, enhanced: Written) -> None:

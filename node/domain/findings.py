@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.domain.code import Code
+from node.domain.image import Window
 from node.domain.location import Frame, Marks, Mask, Outline, ValueMap
 
 
@@ -229,8 +230,9 @@ class Findings:
     """What one pipeline says of one series; `sop_instance_uids` are the images it is about.
 
     `key_frames` are the pictures a reader should look at, the most telling first; without any, those that the
-    regions are outlined on, or else the image in the middle. `remarks` say in plain words what a reader must
-    know of how the images were read.
+    regions are outlined on, or else the image in the middle. `window` is what they are to be shown in, where
+    what the images state would hide the findings. `remarks` say in plain words what a reader must know of how
+    the images were read.
     """
 
     pipeline: str
@@ -246,6 +248,7 @@ class Findings:
     key_frames: tuple[Frame, ...] = ()
     refusal: Refusal | None = None
     remarks: tuple[str, ...] = ()
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself: were an image foreign, some of its scores might hide it.

@@ -1,5 +1,6 @@
 """Pixels on their way from a series to a network."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,19 @@ from node.domain.location import Frame
 
 PADDING_HU = -1024
 """What a voxel holds that the scanner did not measure; no voxel holds less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which values are shown from black to white, in the unit of the modality (HU); `width` is 1 or more."""
+
+    center: float
+    width: float
+
+    def __post_init__(self) -> None:
+        """Refuse what shows nothing (PS3.3 C.11.2.1.2.1)."""
+        if not (math.isfinite(self.center) and 1 <= self.width < math.inf):
+            raise ValueError(f"a window of {self.width} around {self.center}, expected a width of 1 or more")
 
 
 @dataclass(frozen=True, slots=True)

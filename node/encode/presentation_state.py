@@ -51,7 +51,8 @@ def _plates(result: Result) -> Iterator[Plate]:
         marks_by_frame[marking.region.outline.frame].append(marking)
     for frame, marks in marks_by_frame.items():
         if source := source_by_uid.get(frame.sop_instance_uid):
-            yield Plate(source, frame, shades.shades_of(source, frame.frame_number), tuple(marks))
+            shown = shades.shades_of(source, frame.frame_number, result.findings.window)
+            yield Plate(source, frame, shown, tuple(marks))
 
 
 def _likeness(plate: Plate) -> tuple[object, ...]:

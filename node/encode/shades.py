@@ -7,9 +7,10 @@ import numpy as np
 from PIL import ImageCms
 from pydicom.dataset import Dataset
 
+from node.domain.image import Window
 from node.encode.source import SHADES, Source
 from node.read.dataset import LIBRARY_ERRORS
-from node.read.display import is_inverse, lookup
+from node.read.display import is_inverse, lookup, show_in
 from node.read.functional_groups import frame_header
 
 KEYWORDS = (*SHADES.split(), "PhotometricInterpretation", "PixelSpacing", "Modality")
@@ -20,10 +21,15 @@ CLASS, MADE_AT = slice(12, 16), slice(24, 36)
 SCANNER, DISPLAY = b"scnr", b"mntr"
 
 
-def shades_of(source: Source, frame_number: int | None) -> Dataset:
-    """Return the attributes of SHADES that hold for one frame of a source, with its pixel spacing."""
+def shades_of(source: Source, frame_number: int | None, window: Window | None = None) -> Dataset:
+    """Return the attributes of SHADES that hold for one frame of a source, with its pixel spacing.
+
+    A `window` stands in place of what the source states.
+    """
     header = frame_header(source.header, frame_number, KEYWORDS)
     header.file_meta = source.header.file_meta
+    if window:
+        show_in(header, window)
     return header
 
 

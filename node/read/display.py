@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from node.domain.image import Window
 from node.read.dataset import LIBRARY_ERRORS
 
 Values = npt.NDArray[np.float64]
@@ -48,6 +49,13 @@ def display_table(dataset: Dataset, stored: Stored, counts: Counts) -> npt.NDArr
         shown = 1 - shown
     shown[is_padding] = 0
     return shown.astype(np.float32)
+
+
+def show_in(header: Dataset, window: Window) -> None:
+    """Let a window stand in a header, in place of every other one, and of VOI LUTs (PS3.3 C.11.2)."""
+    for keyword in ("VOILUTSequence", "VOILUTFunction"):
+        header.pop(keyword, None)
+    header.WindowCenter, header.WindowWidth = window.center, window.width
 
 
 def stored_values(stored: Stored) -> npt.NDArray[np.int32]:

@@ -9,13 +9,13 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.uid import VLWholeSlideMicroscopyImageStorage
 
-from node.domain.image import Image
+from node.domain.image import Image, Window
 from node.domain.location import Frame
 from node.domain.study import PROJECTION_MODALITIES, Instance
 from node.errors import DatasetError, PixelError
 from node.read import level, stored
 from node.read.dataset import LIBRARY_ERRORS, dataset_faults, pixel_faults, read_with_pixels
-from node.read.display import display_table
+from node.read.display import display_table, show_in
 from node.read.functional_groups import frame_header
 from node.read.projection import DISPLAY_KEYWORDS, read_projection
 from node.read.stored import StoredFrames
@@ -32,8 +32,8 @@ WHOLE_SLIDE = frozenset({"VOLUME", "THUMBNAIL"})
 SAME_SHAPE = 0.1
 """By how much the sides of levels may differ in proportion: the last pixels of a coarse level are padding."""
 
-SOFT_TISSUE_HU = (40, 400)
-"""Center and width for a CT that states no window."""
+SOFT_TISSUE = Window(40, 400)
+"""In HU, for a CT that states no window."""
 
 FRAME_KEYWORDS = ("PhotometricInterpretation", "Modality", "PixelSpacing", *DISPLAY_KEYWORDS)
 KEYWORDS = (*FRAME_KEYWORDS, *level.KEYWORDS, *stored.KEYWORDS)
@@ -42,7 +42,9 @@ LEVEL_KEYWORDS = (*level.MATRIX_KEYWORDS, "ImageType", "SamplesPerPixel", "Numbe
 Pixels = npt.NDArray[np.float32]
 
 
-def read_pictures(instances: Sequence[Instance], frames: Sequence[Frame]) -> tuple[Image, ...]:
+def read_pictures(
+    instances: Sequence[Instance], frames: Sequence[Frame], window: Window | None = None
+) -> tuple[Image, ...]:
     """Return the pictures to show for these frames of a series, each once, in order: MAX_PICTURES at most.
 
     For a level of a slide that is a level of fit size in the same series; a slide that has none, as all are
@@ -59,30 +61,30 @@ def read_pictures(instances: Sequence[Instance], frames: Sequence[Frame]) -> tup
         uid: _read(instance_by_uid[uid]) for uid in {frame.sop_instance_uid for frame in wanted}
     }
     return tuple(
-        _picture(instance_by_uid[uid], dataset_by_uid[uid], frame.frame_number)
+        _picture(instance_by_uid[uid], dataset_by_uid[uid], frame.frame_number, window)
         for frame in wanted
         for uid in (frame.sop_instance_uid,)
     )
 
 
-def read_picture(instance: Instance, frame_number: int | None = None) -> Image:
+def read_picture(instance: Instance, frame_number: int | None = None, window: Window | None = None) -> Image:
     """Return one picture: gray (rows, columns) in 0–1, bright for dense, or RGB (rows, columns, 3).
 
     A projection is read as `read_projection` does; a slice or a frame (from 1) has its modality LUT and VOI
-    LUT or window applied, where it states none its range of values, or soft tissue where it is CT; of a
-    tiled slide without a frame number it is the whole level, reduced so that its longer side has 1024 to
-    2047 pixels. Raises PixelError for pixels that are absent, too many or not decodable, for several frames
-    of which none is named, and for a level of more than 64 million pixels; DatasetError for a file that
-    cannot be read.
+    LUT or window applied, or the `window` given instead; where neither states one, its range of values, or
+    soft tissue where it is CT; of a tiled slide without a frame number it is the whole level, reduced so that
+    its longer side has 1024 to 2047 pixels. Raises PixelError for pixels that are absent, too many or not
+    decodable, for several frames of which none is named, and for a level of more than 64 million pixels;
+    DatasetError for a file that cannot be read.
     """
-    return _picture(instance, _read(instance), frame_number)
+    return _picture(instance, _read(instance), frame_number, window)
 
 
 def _read(instance: Instance) -> Dataset:
     return read_with_pixels(instance, KEYWORDS)
 
 
-def _picture(instance: Instance, dataset: Dataset, frame_number: int | None) -> Image:
+def _picture(instance: Instance, dataset: Dataset, frame_number: int | None, window: Window | None) -> Image:
     uid, number = instance.sop_instance_uid, 1 if frame_number is None else frame_number
     if instance.modality in PROJECTION_MODALITIES and frame_number is None:
         return read_projection(instance)
@@ -90,6 +92,8 @@ def _picture(instance: Instance, dataset: Dataset, frame_number: int | None) -> 
         frames = StoredFrames(instance, dataset)
         header = frame_header(dataset, frame_number, FRAME_KEYWORDS)
         header.file_meta = dataset.file_meta
+        if window:
+            show_in(header, window)
         spacing_yx_mm, reduction = _spacing(header), 1
         pixels: Pixels
         if "TotalPixelMatrixRows" in dataset and frame_number is None:
@@ -111,7 +115,7 @@ def _gray(header: Dataset, frames: StoredFrames, number: int) -> Pixels:
     counts = np.bincount(words.reshape(-1), minlength=1 << frames.layout.stored.bits_allocated)
     has_window = header.get("WindowCenter") not in (None, "") or header.get("VOILUTSequence")
     if not has_window and header.get("Modality") == "CT":
-        header.WindowCenter, header.WindowWidth = SOFT_TISSUE_HU
+        show_in(header, SOFT_TISSUE)
     return display_table(header, frames.layout.stored, counts)[words]
 
 

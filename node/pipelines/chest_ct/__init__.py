@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from node.domain.findings import Algorithm, Findings, Outcome, Refusal
-from node.domain.image import Volume
+from node.domain.image import Volume, Window
 from node.domain.study import Series
 from node.imaging.lungs import find_lungs
 from node.interfaces import Engine
@@ -17,6 +17,8 @@ from node.pipelines.chest_ct.search import Search, search
 from node.read.volume import read_volume
 
 NO_LUNG = "no lung was found in the series"
+LUNG_WINDOW = Window(-600, 1500)
+"""In HU: one for soft tissue shows lungs as black, and no nodule's edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class ChestCt:
             maps=results.make_maps(volume, found, reported, every_slice=self.maps_every_slice),
             key_frames=results.key_frames(volume, reported),
             remarks=(*volume.notes, *found.remarks),
+            window=LUNG_WINDOW,
         )
 
     def find(self, volume: Volume, engine: Engine) -> tuple[Search | None, list[Nodule]]:
