@@ -17,7 +17,9 @@ ELIGIBILITY: Json = {
         {"name": "modality", "when": {"modality": ["CT"]}, "reason": "is not a CT"},
         {
             "name": "body_part",
-            "when": {"any": [{"body_part": ["CHEST"]}, {"body_part": {"present": False}}]},
+            "when": {
+                "any": [{"body_part": ["*CHEST*", "*THORAX*", "*LUNG*"]}, {"body_part": {"present": False}}]
+            },
             "reason": "is not of the chest",
         },
         {"name": "is_localizer", "when": {"is_localizer": False}, "reason": "is a localizer"},
