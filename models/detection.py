@@ -143,6 +143,14 @@ def draw_case(seed: int, kind: str, vois: Sequence[Voi]) -> tuple[CtSample, list
     return place(sample, placed), placed
 
 
+def truth_of(drawn: CtSample) -> NDArray[np.bool_]:
+    """Return where the nodules of a volume are, (z, y, x)."""
+    truth = np.zeros(drawn.hounsfield.shape, np.bool_)
+    for one in drawn.nodules:
+        truth[one.box_zyx] |= one.mask
+    return truth
+
+
 def lung_field(body: CtBody) -> CtGeometry:
     """Return an axial stack over the lungs of a body with a margin."""
     voxels = np.argwhere(body.lung_map)[:, ::-1]

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.detection import LEAST_RADIUS_MM, NODULES_EACH, REAL, SYNTHETIC, as_volume, draw_case
-from models.nodules import HELD_OUT, SIDE, SPACING_ZYX_MM, Voi, hold_out, load_nodules, read_rows, read_voi
+from models.detection import LEAST_RADIUS_MM, NODULES_EACH, REAL, SYNTHETIC, as_volume, draw_case, truth_of
+from models.nodules import HELD_OUT, SIDE, SPACING_ZYX_MM, Voi, read_held_apart
 from models.synthetic_nodules import Cube
 from models.synthetic_volumes import write_cubes
 from node.domain.image import Volume
@@ -31,7 +31,6 @@ from node.samples.tomography import CtSample
 FIRST_SEED = 700_000
 """Bodies of mining; those of the cubes begin at 500 000, those of the tests at 900 000."""
 FALSE, MISSED = "false", "missed"
-FULL = 255
 
 Points = NDArray[np.float64]
 
@@ -73,23 +72,15 @@ def mine(drawn: CtSample, names: list[str], engine: OnnxEngine, pipeline: ChestC
         np.reshape([truth.center_xyz_mm for truth in truths], (-1, 3)),
         np.array([truth.diameter_mm / 2 for truth in truths]),
     )
-    masks = replace(volume, hounsfield=truth_of(drawn))
+    masks = replace(volume, hounsfield=255 * truth_of(drawn).astype(np.int16))
     sources = [""] * (len(truths) - len(names)) + names
     for place in places:
         kind = FALSE if place.nodule is None else truths[place.nodule].kind if place.is_found else MISSED
         diameter = 0.0 if place.nodule is None else truths[place.nodule].diameter_mm
         source = "" if place.nodule is None else sources[place.nodule]
         hounsfield, mask = (around(one, place.center_xyz_mm) for one in (volume, masks))
-        inside = np.clip(mask, 0, FULL).astype(np.uint8)
+        inside = np.clip(mask, 0, 255).astype(np.uint8)
         yield hounsfield, inside, kind, np.float32(diameter), str(drawn.seed), source
-
-
-def truth_of(drawn: CtSample) -> NDArray[np.int16]:
-    """Return FULL where a nodule is and 0 elsewhere, (z, y, x)."""
-    truth = np.zeros(drawn.hounsfield.shape, np.int16)
-    for one in drawn.nodules:
-        truth[one.box_zyx][one.mask] = FULL
-    return truth
 
 
 def around(volume: Volume, center_xyz_mm: Points) -> NDArray[np.int16]:
@@ -131,9 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="put in nodules of the patients held out: to calibrate",
     )
     options = parser.parse_args(arguments)
-    parts = hold_out(load_nodules(options.data, split="train"), options.held_out)
-    patients = set(parts[options.held_out_patients].groups)
-    vois = [read_voi(row) for row in read_rows(options.data, split="train") if row.patient in patients]
+    vois = read_held_apart(options.data, options.held_out)[options.held_out_patients]
     made = list(mine_bodies(vois, options.repository, bodies=options.bodies, first=options.first))
     write_cubes(options.out, made, vois)
     return 0

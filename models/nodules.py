@@ -237,3 +237,11 @@ def hold_out(nodules: Nodules, fraction: float, seed: int = HOLD_OUT_SEED) -> tu
     chosen = np.random.default_rng(seed).permutation(patients)[: round(fraction * len(patients))]
     is_held_out = np.isin(nodules.groups, chosen)
     return nodules.subset(~is_held_out), nodules.subset(is_held_out)
+
+
+def read_held_apart(directory: Path, fraction: float) -> tuple[list[Voi], list[Voi]]:
+    """Return the nodules of the training split as they are in their files: (kept, held out)."""
+    parts = hold_out(load_nodules(directory, split="train"), fraction)
+    rows = read_rows(directory, split="train")
+    kept, held_out = ([read_voi(row) for row in rows if row.patient in set(part.groups)] for part in parts)
+    return kept, held_out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from models.nodules import SIDE, Nodules
 
 Shape = tuple[int, int, int]
-Floats = NDArray[np.floating]
+Values = NDArray[np.bool_ | np.floating]
 # Lung of usual inflation: what stands outside of a volume of interest when nothing better is known.
 LUNG_HU = -860.0
 TISSUE_HU, AIR_HU = -500, -650
@@ -26,11 +27,11 @@ PLACES = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A volume with its truth: HU, mask 0–1, and `weight`, 0 where that is unknown (all (z, y, x))."""
+    """A volume with its truth: HU, mask 0–1, and `weight`, 0 where that does not count (all (z, y, x))."""
 
     hounsfield: NDArray[np.int16]
-    mask: Floats
-    weight: Floats
+    mask: Values
+    weight: Values
 
 
 def starts(length: int, patch: int, stride: int) -> list[int]:
@@ -45,7 +46,8 @@ def starts(length: int, patch: int, stride: int) -> list[int]:
 class PatchDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Every patch of a stride over several volumes, and as many around foreground as `foreground` asks.
 
-    An item is HU, mask and weight (1, z, y, x) float32. Neighbours overlap by patch - stride. Of the items
+    An item is HU, mask and weight (1, z, y, x) float32. Neighbors overlap by patch - stride; patches in which
+    nothing counts are left out. Of the items
     the part `foreground` is cut around a random voxel of a mask, anew in each epoch; the rest is the grid.
     """
 
@@ -65,6 +67,7 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             (index, corner)
             for index, example in enumerate(examples)
             for corner in product(*map(starts, example.hounsfield.shape, patch, stride))
+            if part(example.weight, corner, patch).any()
         ]
         self.inside = {
             index: places
@@ -73,6 +76,10 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
         }
         added = len(self.corners) * foreground / (1.0 - foreground)
         self.added = round(added) if self.inside else 0
+        self.reseed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew the random course of the patches around foreground, as another epoch or the same one."""
         self.random = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -107,11 +114,16 @@ class PatchDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 def cut(values: NDArray[np.generic], corner: Sequence[int], patch: Shape, outside: float) -> Tensor:
     """Return a patch (1, z, y, x) float32 that begins at a corner; `outside` fills what the volume lacks."""
-    part = values[tuple(slice(max(at, 0), at + size) for at, size in zip(corner, patch, strict=True))]
+    known = part(values, corner, patch)
     whole = np.full(patch, outside, dtype=np.float32)
     begins = [max(-at, 0) for at in corner]
-    whole[tuple(slice(at, at + size) for at, size in zip(begins, part.shape, strict=True))] = part
+    whole[tuple(slice(at, at + size) for at, size in zip(begins, known.shape, strict=True))] = known
     return torch.from_numpy(whole)[None]
+
+
+def part(values: NDArray[Any], corner: Sequence[int], patch: Shape) -> NDArray[Any]:
+    """Return what a volume has of the patch that begins at a corner."""
+    return values[tuple(slice(max(at, 0), at + size) for at, size in zip(corner, patch, strict=True))]
 
 
 def fill_outside(

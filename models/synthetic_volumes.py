@@ -18,10 +18,7 @@ from models.nodules import (
     Nodules,
     Row,
     Voi,
-    hold_out,
-    load_nodules,
-    read_rows,
-    read_voi,
+    read_held_apart,
     scores_of,
 )
 from models.synthetic_nodules import Cube, draw_cubes
@@ -32,9 +29,7 @@ def make_cubes(directory: Path, path: Path, *, bodies: int, first: int, held_out
 
     Real nodules among them are those of the training split of `directory`, less the patients held out.
     """
-    kept, _ = hold_out(load_nodules(directory, split="train"), held_out)
-    patients = set(kept.groups)
-    vois = [read_voi(row) for row in read_rows(directory, split="train") if row.patient in patients]
+    vois, _ = read_held_apart(directory, held_out)
     made = [cube for index in range(first, first + bodies) for cube in draw_cubes(index, vois, SIDE)]
     write_cubes(path, made, vois)
 

@@ -31,6 +31,7 @@ from models.volume_lessons import (
     Cubes,
     VolumeSettings,
     draw,
+    draw_batch,
     empty_lung,
     epoch,
     read_lessons,
@@ -97,8 +98,8 @@ def train(settings: VolumeSettings, *, is_resumed: bool = False) -> Path:
         random = torch.Generator().manual_seed(settings.seed + 1000 * run.epoch)
         network.train()
         batches = epoch(settings, lessons, random)
-        for index, places in batches:
-            cubes = draw(lessons.cubes, index, places, settings, random, background)
+        for batch in batches:
+            cubes = draw_batch(lessons, batch, settings, random, background)
             loss = loss_of(network, cubes, settings, random, device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

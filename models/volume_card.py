@@ -126,7 +126,7 @@ def training_data(kept: Nodules, *, is_synthetic: bool) -> Json:
 def member(stages: Sequence[Mapping[str, object]]) -> Json:
     """Return how one network was trained, the oldest stage first."""
     # Folders of the machine that trained say nothing to a reader.
-    hidden = ("data", "out", "device", "threads", "model", "init", "cubes", "hard")
+    hidden = ("data", "out", "device", "threads", "model", "init", "cubes", "hard", "chests")
     return {
         "stages": [{name: value for name, value in stage.items() if name not in hidden} for stage in stages]
     }

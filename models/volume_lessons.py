@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models import nodules as lidc
-from models.patches import fill_outside, tissue_beside
+from models.chests import read_chests
+from models.patches import Example, PatchDataset, fill_outside, tissue_beside
 from models.synthetic_volumes import read_cubes
 from models.volume_augmentation import expose, move
 
@@ -20,6 +22,10 @@ SCORES = len(lidc.SCORES) + 1
 # Voxels outside of the volume of interest hold no nodule that was marked in it: true, but made up.
 OUTSIDE_WEIGHT = 0.5
 SHIFT = 11
+# Voxels that are cut out beyond a side, to be turned in.
+ROOM = 16
+# The part of the patches of whole chests that is cut around nodules.
+FOREGROUND = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +35,9 @@ class VolumeSettings:
     `trunk` and `width` are the network's (`unet` for the segmenter), `side` of its training cubes in voxels.
     `negatives` is the number of places without a nodule for each nodule, `synthetic` that of cubes of
     the files `cubes` (models.synthetic_volumes) and `hard` (models.mining), whose false places
-    make up to half of the places without a nodule; `init` is a checkpoint to start from.
+    make up to half of the places without a nodule. The segmenter also learns from `patches` times as many
+    patches of the whole chests of the file `chests` (models.chests) as there are real nodules. `init` is a
+    checkpoint to start from.
     """
 
     data: str
@@ -49,6 +57,8 @@ class VolumeSettings:
     synthetic: float = 0.6
     cubes: str = ""
     hard: str = ""
+    chests: str = ""
+    patches: float = 0.6
     init: str = ""
     foreign: float = 0.06
     ema_decay: float = 0.995
@@ -94,7 +104,15 @@ def read_lessons(settings: VolumeSettings) -> tuple[Lessons, lidc.Nodules]:
     beside: list[NDArray[np.int64]] = []
     if settings.model == CLASSIFIER:
         beside = [tissue_beside(joined, index) for index in number.tolist()]
-    return Lessons(joined, number >= len(kept), beside, hard), tuned
+    patches = None
+    if settings.chests and settings.model == SEGMENTER:
+        patches = patches_of(read_chests(Path(settings.chests)), settings.side)
+    return Lessons(joined, number >= len(kept), beside, hard, patches), tuned
+
+
+def patches_of(chests: Sequence[Example], side: int) -> PatchDataset:
+    """Return the patches of whole chests, with room to be turned in around cubes of a side."""
+    return PatchDataset(chests, (side + ROOM,) * 3, (side,) * 3, foreground=FOREGROUND)
 
 
 def empty_lung(lessons: Lessons, side: int) -> Tensor | None:
@@ -107,11 +125,31 @@ def empty_lung(lessons: Lessons, side: int) -> Tensor | None:
     return torch.from_numpy(lessons.cubes.hounsfield[is_empty][:, part, part, part])
 
 
-def epoch(settings: VolumeSettings, lessons: Lessons, random: torch.Generator) -> list[tuple[Tensor, Tensor]]:
-    """Return the batches of an epoch: which cubes, and how far from the middle of each is looked (n, 3).
+Batch = tuple[Tensor, Tensor | None]
+"""Which cubes, and how far from the middle of each is looked (n, 3); or which patches, and None."""
 
-    Every real nodule, `synthetic` of the other cubes, and of the classifier `negatives` places beside.
+
+def epoch(settings: VolumeSettings, lessons: Lessons, random: torch.Generator) -> list[Batch]:
+    """Return the batches of an epoch in random order.
+
+    Every real nodule, `synthetic` of the other cubes, and of the classifier `negatives` places beside; for
+    the segmenter patches of whole chests, too.
     """
+    batches = _of_cubes(settings, lessons, random)
+    if lessons.patches:
+        lessons.patches.reseed(int(torch.randint(2**31, (1,), generator=random)))
+        wanted = round(settings.patches * lessons.real)
+        items = torch.randperm(len(lessons.patches), generator=random)[:wanted]
+        batches += [(one, None) for one in _split(items, settings.batch)]
+    return [batches[one] for one in torch.randperm(len(batches), generator=random).tolist()]
+
+
+def _split(order: Tensor, batch: int) -> tuple[Tensor, ...]:
+    """Return whole batches alone, as far as there is one: a last short one would move the batch norms."""
+    return order[: max(len(order) // batch, 1) * batch].split(batch)
+
+
+def _of_cubes(settings: VolumeSettings, lessons: Lessons, random: torch.Generator) -> list[Batch]:
     kept = lessons.cubes
     # Of the same number of cubes in every epoch: the learning rate has its way planned.
     is_asked = kept.is_nodule if settings.model == CLASSIFIER else np.ones(len(kept), dtype=np.bool_)
@@ -133,21 +171,22 @@ def epoch(settings: VolumeSettings, lessons: Lessons, random: torch.Generator) -
         index = torch.cat([index, drawn, hard])
         places = torch.cat([places, torch.tensor(np.array(beside)).float(), torch.zeros(len(hard), 3)])
     order = torch.randperm(len(index), generator=random)
-    order = order[: max(len(order) // settings.batch, 1) * settings.batch]
-    return [(index[one], places[one]) for one in order.split(settings.batch)]
+    return [(index[one], places[one]) for one in _split(order, settings.batch)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lessons:
     """What is learned from: cubes, which of them are synthetic, and the tissue beside their nodules.
 
-    `hard` are the cubes in whose middle a segmenter saw a nodule where there is none.
+    `hard` are the cubes in whose middle a segmenter saw a nodule where there is none; `patches` are those of
+    whole chests, None without any.
     """
 
     cubes: lidc.Nodules
     is_synthetic: NDArray[np.bool_]
     beside: list[NDArray[np.int64]]
     hard: NDArray[np.int64]
+    patches: PatchDataset | None = None
 
     @property
     def real(self) -> int:
@@ -158,6 +197,35 @@ class Lessons:
     def weights(self) -> NDArray[np.float64]:
         """How often a cube is to give a place beside its nodule: never where there is none."""
         return np.array([float(len(places) > 0) for places in self.beside])
+
+
+def draw_batch(
+    lessons: Lessons,
+    batch: Batch,
+    settings: VolumeSettings,
+    random: torch.Generator,
+    background: Tensor | None = None,
+) -> Cubes:
+    """Return the changed cubes, or patches, of a batch."""
+    index, places = batch
+    if places is None:
+        return draw_patches(lessons, index, settings, random)
+    return draw(lessons.cubes, index, places, settings, random, background)
+
+
+def draw_patches(lessons: Lessons, items: Tensor, settings: VolumeSettings, random: torch.Generator) -> Cubes:
+    """Return changed patches of whole chests."""
+    dataset = lessons.patches or ()
+    parts = torch.stack([torch.cat(dataset[item]) for item in items.tolist()])
+    known = torch.ones_like(parts[:, :1])
+    moved = move(
+        torch.cat([parts, known], dim=1), torch.zeros(len(items), 3), settings.side, random, settings.strength
+    )
+    hounsfield, mask, weight, known = moved.split(1, dim=1)
+    hounsfield = fill_outside(hounsfield / known.clamp(min=1e-3), known, None, random)
+    unknown = torch.full((len(items), len(lidc.CLASSES)), torch.nan)
+    scores = torch.full((len(items), SCORES), torch.nan)
+    return Cubes(expose(hounsfield, random, settings.strength), mask, weight, unknown, scores)
 
 
 def draw(
@@ -196,7 +264,7 @@ def windows(
 
     Cut out before anything is interpolated: a whole cube costs several times as much.
     """
-    length = min(side + 16, lidc.SIDE)
+    length = min(side + ROOM, lidc.SIDE)
     room = lidc.SIDE - length
     corners = (places.round().long() + room // 2).clamp(0, room)
     parts = torch.zeros(len(chosen), 3, length, length, length)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,28 @@ def test_foreground_may_stand_anywhere_in_its_patch() -> None:
     places = {tuple(np.argwhere(mask[0].numpy())[0]) for _, mask, _ in list(patches)[60:]}
 
     assert len(places) > 20
+
+
+def test_patches_in_which_nothing_counts_are_left_out() -> None:
+    whole = example()
+    weight = np.zeros(whole.weight.shape, dtype=np.float32)
+    weight[0, 0, 0] = 1
+
+    patches = PatchDataset([replace(whole, weight=weight)], (4, 4, 4), (4, 4, 4))
+
+    assert patches.corners == [(0, (0, 0, 0))]
+
+
+def test_an_epoch_seeded_alike_cuts_the_same_patches() -> None:
+    patches = PatchDataset([example()], (4, 4, 4), (4, 4, 4), foreground=0.5)
+
+    courses = []
+    for seed in (5, 5, 6):
+        patches.reseed(seed)
+        courses.append(torch.stack([mask for _, mask, _ in list(patches)[60:]]))
+
+    assert torch.equal(courses[0], courses[1])
+    assert not torch.equal(courses[0], courses[2])
 
 
 def test_a_patch_larger_than_its_volume_ends_in_lung_of_unknown_truth() -> None:
