@@ -16,7 +16,7 @@ from node.errors import GeometryError, ModelError
 from node.interfaces import models_of
 from node.pipelines.chest_ct import ChestCt
 from node.pipelines.chest_ct.nodules import Nodule
-from node.pipelines.chest_ct.results import study_scores
+from node.pipelines.chest_ct.results import in_order, left_out, study_scores
 from node.read.volume import read_volume
 from tests import ct_models, ct_phantom
 from tests.ct_phantom import BALLS, Ball, volume_of
@@ -331,6 +331,32 @@ def test_the_suspicion_of_what_is_no_nodule_counts_for_nothing() -> None:
     scores = study_scores([judged(0.9, 0.2), judged(0.1, 0.95)])
 
     assert [one.probability for one in scores] == [0.9, 0.2]
+
+
+def doubtful(probability: float) -> Nodule:
+    """A place whose threshold lies in its interval."""
+    certain = judged(probability, 0.2)
+    nodule, suspicion = certain.judgment
+    doubt = replace(nodule, uncertainty=replace(nodule.uncertainty, interval=(0.01, 0.99)))
+    return replace(certain, judgment=(doubt, suspicion))
+
+
+def test_places_that_reach_the_threshold_are_listed_the_certain_ones_first() -> None:
+    places = [judged(0.9, 0.2), doubtful(0.8), doubtful(0.4), judged(0.95, 0.9), judged(0.1, 0.9)]
+
+    listed = in_order(places)
+
+    assert [one.judgment[0].probability for one in listed] == [0.95, 0.9, 0.8]
+
+
+def test_doubtful_places_below_the_threshold_are_told_of_in_number() -> None:
+    assert left_out([judged(0.9, 0.2), doubtful(0.8), judged(0.1, 0.2)]) == ()
+    assert left_out([doubtful(0.4)]) == (
+        "1 more place is below the threshold, but not certainly no nodule (40% at most): not listed.",
+    )
+    assert left_out([doubtful(0.4), doubtful(0.12)]) == (
+        "2 more places are below the threshold, but not certainly no nodule (40% at most): not listed.",
+    )
 
 
 # --- codes

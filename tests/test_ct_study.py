@@ -197,6 +197,15 @@ def slices_of(dataset: Dataset) -> set[str]:
     }
 
 
+def test_pictures_are_shown_as_lungs_are_read(held: dict[str, list[Dataset]]) -> None:
+    states = of_modality(held["classic"], "PR")
+
+    assert states
+    for state in states:
+        (window,) = state.SoftcopyVOILUTSequence
+        assert (window.WindowCenter, window.WindowWidth) == (-600, 1500)
+
+
 def test_the_reports_speak_of_each_nodule_and_of_the_series(held: dict[str, list[Dataset]]) -> None:
     reports = {one.SeriesDescription.split()[2]: one for one in of_modality(held["classic"], "SR")}
     words = {name: " ".join(words_of(one)) for name, one in reports.items()}

@@ -54,7 +54,7 @@ class ChestCt:
             masks=results.make_masks(volume, reported),
             maps=results.make_maps(volume, found, reported, every_slice=self.maps_every_slice),
             key_frames=results.key_frames(volume, reported),
-            remarks=(*volume.notes, *found.remarks),
+            remarks=(*volume.notes, *found.remarks, *results.left_out(nodules)),
             window=LUNG_WINDOW,
         )
 

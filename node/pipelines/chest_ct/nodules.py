@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from node.domain.findings import Presence
 from node.domain.image import Volume
 from node.imaging.grid import Grid, sample_back
 from node.imaging.regions import Spot, diameters_mm
@@ -51,8 +50,12 @@ class Nodule:
 
     @property
     def is_reported(self) -> bool:
-        """Is it a nodule, or may it be one?"""
-        return self.judgment[0].presence is not Presence.ABSENT
+        """Does its probability reach the threshold, whether or not that decides?
+
+        Below it most places are vessels: a list of all that might be nodules would hide those that are.
+        """
+        score = self.judgment[0]
+        return score.probability >= score.threshold
 
 
 def measure(volume: Volume, grid: Grid, spot: Spot, *, threshold: float, judgment: Judgment) -> Nodule:

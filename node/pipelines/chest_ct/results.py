@@ -65,10 +65,22 @@ def _strangeness(value: OutOfDistribution | None) -> float:
 
 
 def in_order(nodules: Sequence[Nodule]) -> list[Nodule]:
-    """Return the nodules that are reported, those that are certain first, then by suspicion."""
+    """Return the nodules that are listed, those that are certain first, then by suspicion."""
     return sorted(
         (one for one in nodules if one.is_reported),
         key=lambda one: (one.judgment[0].presence is not Presence.PRESENT, -one.judgment[1].probability),
+    )
+
+
+def left_out(nodules: Sequence[Nodule]) -> tuple[str, ...]:
+    """Return in words how many places are not listed, though it is not certain that they are no nodules."""
+    doubtful = [one for one in nodules if not one.is_reported and one.judgment[0].is_uncertain]
+    if not doubtful:
+        return ()
+    highest = max(one.judgment[0].probability for one in doubtful)
+    places = "1 more place is" if len(doubtful) == 1 else f"{len(doubtful)} more places are"
+    return (
+        f"{places} below the threshold, but not certainly no nodule ({highest:.0%} at most): not listed.",
     )
 
 
