@@ -32,6 +32,26 @@ INTENDED_USE = (
     "validated for adults, lateral views, other findings, or any clinical use."
 )
 
+OF_A_HUMAN: Json = {
+    "name": "species",
+    "when": {
+        "any": [
+            {"patient_species_description": {"present": False}},
+            {"patient_species_description": "homo sapiens*"},
+        ]
+    },
+    "reason": "is of an animal",
+}
+
+
+def at_least_pixels(least: int) -> list[Json]:
+    """Return the requirements that an image has so many pixels along each side."""
+    return [
+        {"name": side, "when": {side: {"min": least}}, "reason": f"has fewer than {least} {side}"}
+        for side in ("rows", "columns")
+    ]
+
+
 # What an image must be before the model may read it. `when` uses DICOM keywords in snake_case and derived
 # facts (body_part, view); a list is "one of", {"min", "max"} a range, {"not": …} forbids, and what is absent
 # passes a "not".
@@ -53,16 +73,7 @@ ELIGIBILITY: Json = {
             "when": {"not": {"patient_age_years": {"min": 18}}},
             "reason": "is of an adult; the model was trained on children",
         },
-        {
-            "name": "species",
-            "when": {
-                "any": [
-                    {"patient_species_description": {"present": False}},
-                    {"patient_species_description": "homo sapiens*"},
-                ]
-            },
-            "reason": "is of an animal",
-        },
+        OF_A_HUMAN,
         {
             "name": "presentation_intent",
             "when": {"not": {"presentation_intent_type": "FOR PROCESSING"}},
@@ -78,8 +89,7 @@ ELIGIBILITY: Json = {
             "when": {"number_of_frames": {"max": 1}},
             "reason": "has more than one frame",
         },
-        {"name": "rows", "when": {"rows": {"min": 200}}, "reason": "has fewer than 200 rows"},
-        {"name": "columns", "when": {"columns": {"min": 200}}, "reason": "has fewer than 200 columns"},
+        *at_least_pixels(200),
     ]
 }
 

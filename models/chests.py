@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.detection import NODULES_EACH, REAL, SYNTHETIC, as_volume, draw_case, truth_of
-from models.nodules import HELD_OUT, SPACING_ZYX_MM, Voi, read_held_apart
+from models.nodules import SPACING_ZYX_MM, Voi, read_held_apart
 from models.patches import Example
+from models.synthetic_volumes import build_parser
 from node.imaging.grid import grid_over, sample
 from node.samples.tomography import CtSample
 
@@ -71,13 +71,7 @@ def read_chests(path: Path) -> list[Example]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and write the chests."""
-    parser = argparse.ArgumentParser(prog="python -m models.chests", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of real nodules")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write (.npz)")
-    parser.add_argument("--bodies", type=int, default=12)
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--held-out", type=float, default=HELD_OUT)
-    options = parser.parse_args(arguments)
+    options = build_parser("models.chests", __doc__, bodies=12).parse_args(arguments)
     kept, _ = read_held_apart(options.data, options.held_out)
     write_chests(options.out, list(draw_chests(kept, bodies=options.bodies, first=options.first)))
     return 0

@@ -7,7 +7,6 @@ asked about, nodule or not (hard negatives; Felzenszwalb et al. 2010), and aroun
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.detection import LEAST_RADIUS_MM, NODULES_EACH, REAL, SYNTHETIC, as_volume, draw_case, truth_of
-from models.nodules import HELD_OUT, SIDE, SPACING_ZYX_MM, Voi, read_held_apart
+from models.nodules import SIDE, SPACING_ZYX_MM, Voi, read_held_apart
 from models.synthetic_nodules import Cube
-from models.synthetic_volumes import write_cubes
+from models.synthetic_volumes import build_parser, write_cubes
 from node.domain.image import Volume
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
@@ -109,13 +108,8 @@ def mine_bodies(vois: list[Voi], repository: Path, *, bodies: int, first: int) -
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and write the cubes."""
-    parser = argparse.ArgumentParser(prog="python -m models.mining", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of real nodules")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write (.npz)")
+    parser = build_parser("models.mining", __doc__, bodies=30)
     parser.add_argument("--repository", type=Path, default=Path("triton_repo"), help="holds the segmenter")
-    parser.add_argument("--bodies", type=int, default=24)
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--held-out", type=float, default=HELD_OUT)
     parser.add_argument(
         "--held-out-patients",
         action="store_true",

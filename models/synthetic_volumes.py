@@ -65,15 +65,20 @@ def read_cubes(path: Path) -> Nodules:
         return Nodules(**stored)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Read the command line and write the cubes."""
-    parser = argparse.ArgumentParser(prog="python -m models.synthetic_volumes", description=__doc__)
+def build_parser(module: str, description: str | None, *, bodies: int) -> argparse.ArgumentParser:
+    """Return the command line of what draws so many synthetic bodies with nodules of LIDC-IDRI."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--data", type=Path, required=True, help="the folder of real nodules")
     parser.add_argument("--out", type=Path, required=True, help="the file to write (.npz)")
-    parser.add_argument("--bodies", type=int, default=25)
-    parser.add_argument("--first", type=int, default=0, help="the first of them; others, for calibration")
+    parser.add_argument("--bodies", type=int, default=bodies)
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--held-out", type=float, default=HELD_OUT)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line and write the cubes."""
+    options = build_parser("models.synthetic_volumes", __doc__, bodies=25).parse_args(arguments)
     make_cubes(
         options.data, options.out, bodies=options.bodies, first=options.first, held_out=options.held_out
     )

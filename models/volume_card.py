@@ -43,18 +43,8 @@ ELIGIBILITY: Json = {
             "when": {"not": {"patient_age_years": {"max": 17.99}}},
             "reason": "is of a child; the model was made for adults",
         },
-        {
-            "name": "species",
-            "when": {
-                "any": [
-                    {"patient_species_description": {"present": False}},
-                    {"patient_species_description": "homo sapiens*"},
-                ]
-            },
-            "reason": "is of an animal",
-        },
-        {"name": "rows", "when": {"rows": {"min": 128}}, "reason": "has fewer than 128 rows"},
-        {"name": "columns", "when": {"columns": {"min": 128}}, "reason": "has fewer than 128 columns"},
+        card.OF_A_HUMAN,
+        *card.at_least_pixels(128),
     ]
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +28,8 @@ from tests.conftest import SHARED_DATA
 from tests.ct_phantom import BALLS
 from tests.models import serve_by_python
 from tests.peers import REPOSITORY, dcmtk
-from tests.peers.node import Node, make_node, run_sightline, to_toml
-from tests.peers.orthanc import Orthanc, run_orthanc
+from tests.peers.hospital import Hospital, run_hospital
+from tests.peers.node import make_node, run_sightline, to_toml
 from tests.peers.triton import make_triton
 from tests.peers.validators import dciodvfy_errors
 from tests.small_models import make_engine
@@ -44,14 +44,6 @@ MOST_GIB = 4.0
 EMPTIED = SHARED_DATA / "ct" / "totalseg_abdomen_emptied-uids" / "ct"
 
 
-class Hospital(NamedTuple):
-    """A node, and two archives that want different things of it."""
-
-    node: Node
-    classic: Orthanc
-    air: Orthanc
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "repository"
@@ -61,31 +53,12 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[Hospital]:
-    folder = tmp_path_factory.mktemp("hospital")
-    with (
-        run_orthanc(folder / "classic", {}) as classic,
-        run_orthanc(folder / "air", {}) as air,
-        make_node(folder / "node", settings(repository, classic, air)) as node,
-    ):
-        node.start()
-        yield Hospital(node, classic, air)
-
-
-def settings(repository: Path, classic: Orthanc, air: Orthanc) -> dict[str, Any]:
-    return {
-        "assembly": {"quiet_period_s": 0.5},
-        "engine": {"repository": str(repository)},
+    changes = {
         "pipelines": {"chest_ct": PIPELINE},
         "triage": [{"finding": "Probability of cancer", "priority": "urgent"}],
-        "destinations": {
-            "classic": address(classic) | {"objects": "classic"},
-            "air": address(air) | {"objects": "air", "segmentation_type": "fractional"},
-        },
     }
-
-
-def address(archive: Orthanc) -> dict[str, Any]:
-    return {"host": archive.host, "port": archive.port, "ae_title": archive.ae_title}
+    with run_hospital(tmp_path_factory.mktemp("hospital"), repository, changes) as hospital:
+        yield hospital
 
 
 @pytest.fixture(scope="module")

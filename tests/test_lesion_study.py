@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -13,20 +13,13 @@ from pydicom.uid import generate_uid
 from node.domain.profile import PRESETS
 from tests import models
 from tests.peers import dcmtk, wait_until
-from tests.peers.node import Node, make_node
-from tests.peers.orthanc import Orthanc, run_orthanc
+from tests.peers.hospital import Hospital, run_hospital
+from tests.peers.node import Node
+from tests.peers.orthanc import Orthanc
 from tests.sources import Written, write_ct_series
 
 CT_ONLY = [{"name": "modality", "when": {"modality": ["CT"]}, "reason": "is no CT"}]
 REPORTS = {"findings_sr", "lesions_sr", "summary_sr"}
-
-
-class Hospital(NamedTuple):
-    """A node, and two archives that want different things of it."""
-
-    node: Node
-    classic: Orthanc
-    air: Orthanc
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +28,12 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     weights = models.arithmetic("Add", 1.0)
     card = models.card("lesion", {"lesion": weights}, eligibility={"requirements": CT_ONLY})
     models.write_model(folder / "repository", models.config("lesion"), weights=weights, document=card)
-    with (
-        run_orthanc(folder / "classic", {}) as classic,
-        run_orthanc(folder / "air", {}) as air,
-        make_node(folder / "node", settings(folder, classic, air)) as node,
-    ):
-        node.start()
-        yield Hospital(node, classic, air)
-
-
-def settings(folder: Path, classic: Orthanc, air: Orthanc) -> dict[str, Any]:
-    return {
-        "assembly": {"quiet_period_s": 0.5},
-        "engine": {"repository": str(folder / "repository")},
+    changes = {
         "pipelines": {"lesion": {"use": "tests.peers.pipelines:BrightLesion", "when": {"modality": ["CT"]}}},
         "triage": [{"finding": "Nodule", "priority": "urgent"}],
-        "destinations": {
-            "classic": address(classic) | {"objects": "classic"},
-            "air": address(air) | {"objects": "air", "segmentation_type": "fractional"},
-        },
     }
-
-
-def address(archive: Orthanc) -> dict[str, Any]:
-    return {"host": archive.host, "port": archive.port, "ae_title": archive.ae_title}
+    with run_hospital(folder, folder / "repository", changes) as hospital:
+        yield hospital
 
 
 @pytest.fixture(scope="module")

@@ -138,8 +138,10 @@ def test_every_model_of_the_repository_has_a_readable_configuration() -> None:
         assert config.max_batch_size > 1
         assert (folder / "card.json").is_file()
         assert (folder / "1").is_dir()
-    members = {f"chest_xray_{trunk}_{letter}" for trunk in ("densenet121", "resnet50") for letter in "ab"}
-    assert members | {"chest_xray", "chest_xray_combine"} == {path.name for path in folders}
+    trunks = {"chest_xray": ("densenet121", "resnet50"), "chest_ct": ("densenet", "resnet18")}
+    members = {f"{name}_{one}_{letter}" for name, ones in trunks.items() for one in ones for letter in "ab"}
+    ensembles = {part for name in trunks for part in (name, f"{name}_combine")}
+    assert members | ensembles | {"chest_ct_nodules"} == {path.name for path in folders}
 
 
 @pytest.fixture(scope="module")
