@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from node.encode.source import READ
 from node.errors import SightlineError
 from node.read.dataset import dataset_faults
-from node.read.scan import scan_head
+from node.read.scan import scan, scan_head
 from node.read.selected import read_selected
 from tests.conftest import SHARED_DATA
 from tests.volumes import change, write_slices
@@ -56,6 +60,29 @@ def test_implicit_vr_is_found_too(tmp_path: Path) -> None:
     dataset.save_as(path, enforce_file_format=True)
 
     require_same(path)
+
+
+def test_header_of_compressed_pixels_is_found_too(tmp_path: Path) -> None:
+    (path,) = write_slices(tmp_path, arrangement="single")
+    dataset = dcmread(path)
+    dataset.compress(RLELossless)
+    dataset.save_as(path, enforce_file_format=True)
+
+    assert scan_head(path, lambda head: list(head.elements()))
+    require_same(path)
+    # Its pixels are not for the scan.
+    assert scan(path) is None
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, "1.2.3.4"])
+def test_header_in_another_or_an_unknown_syntax_is_left_to_pydicom(syntax: str, tmp_path: Path) -> None:
+    (path,) = write_slices(tmp_path, arrangement="single")
+    told, other = dcmread(path).file_meta.TransferSyntaxUID.encode(), syntax.encode()
+    content = path.read_bytes()
+    # The meta information says another syntax; lengths stay as they are.
+    path.write_bytes(content.replace(told, other.ljust(len(told), b"\0"), 1))
+
+    assert scan_head(path, lambda head: list(head.elements())) is None
 
 
 def test_header_without_pixels_is_found(tmp_path: Path) -> None:

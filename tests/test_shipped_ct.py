@@ -11,14 +11,17 @@ pytest.importorskip("torch")
 pytest.importorskip("SimpleITK")
 
 from models import card, detection
-from models.detection import SYNTHETIC, as_volume, draw_case
+from models.detection import as_volume, lung_field
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.pipelines.chest_ct import ChestCt
+from node.pipelines.chest_ct.nodules import Nodule
+from node.samples.tomography import NoduleTruth, ct_body, draw_nodules, scan_box
 
 REPOSITORY = Path(__file__).parent.parent / "triton_repo"
 LIDC = Path(__file__).parent.parent.parent / "shared" / "data" / "ct_voi"
 UNSEEN_SEED = 999_000
+SIZES_MM = (6.0, 8.0, 10.0, 14.0)
 MOST_BYTES = 16e6
 NAMES = ("chest_ct", "chest_ct_nodules")
 
@@ -73,25 +76,21 @@ def test_nodules_are_found_as_wanted() -> None:
 
 
 def test_the_nodules_of_a_chest_that_nobody_saw_are_found() -> None:
-    drawn, _ = draw_case(UNSEEN_SEED, SYNTHETIC, [])
+    body = ct_body(UNSEEN_SEED, scale_mm=detection.SCALES_MM[0])
+    drawn = scan_box(body, lung_field(body), nodules=draw_nodules(body, 0, diameters_mm=SIZES_MM))
     engine = OnnxEngine(ModelRepository(REPOSITORY), threads=2)
 
     _, judged = ChestCt().find(as_volume(drawn), engine)
 
     listed = [one for one in judged if one.is_reported]
-    truths = [one for one in drawn.nodules if 4 <= one.diameter_mm <= 20]
-    found = [
-        truth
-        for truth in truths
-        if any(
-            np.linalg.norm(one.centroid_xyz_mm - truth.center_xyz_mm)
-            <= max(truth.diameter_mm / 2, detection.LEAST_RADIUS_MM)
-            for one in listed
-        )
-    ]
-    assert len(truths) >= 3
-    assert len(found) >= len(truths) - 1
-    assert len(listed) <= len(drawn.nodules) + 2
+    found = [truth for truth in drawn.nodules if any(is_at(one, truth) for one in listed)]
+    assert len(found) >= len(SIZES_MM) - 1
+    assert len(listed) <= len(SIZES_MM) + 1
+
+
+def is_at(nodule: Nodule, truth: NoduleTruth) -> bool:
+    distance_mm = float(np.linalg.norm(nodule.centroid_xyz_mm - truth.center_xyz_mm))
+    return distance_mm <= max(truth.diameter_mm / 2, detection.LEAST_RADIUS_MM)
 
 
 @pytest.mark.slow

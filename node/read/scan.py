@@ -1,6 +1,7 @@
-"""The header of an uncompressed slice, read by tags and lengths alone: a tenth of pydicom's time.
+"""The header of a slice, read by tags and lengths alone: a tenth of pydicom's time; and where its words are.
 
-It reads what scanners write, explicit or implicit VR in little endian. Anything else is no error: it gives
+It reads what scanners write, explicit or implicit VR in little endian, around pixels that may be compressed;
+where the words lie it says of uncompressed ones alone. Anything else is no error: it gives
 None, and pydicom takes the long way, with its own limits. The bytes are hostile: each step is checked against
 what was read, and the work is bounded.
 """
@@ -17,7 +18,7 @@ from typing import TypeVar
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.header import (
     ITEM,
@@ -189,6 +190,19 @@ def _scan(head: "Head") -> Scan:
     raise UnfitError
 
 
+def _header_syntax(raw: bytes) -> UID:
+    """Return how the header is written: explicit where the pixels are compressed (PS3.5 A.4).
+
+    Raises UnfitError for any but the plain two.
+    """
+    uid = UID(raw.decode("ascii", "replace").strip("\0 "))
+    if uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        return uid
+    if uid.is_transfer_syntax and uid.is_encapsulated:
+        return ExplicitVRLittleEndian
+    raise UnfitError
+
+
 class Head:
     """The first bytes of a file, explicit or implicit VR in little endian; struct.error where they end."""
 
@@ -221,8 +235,7 @@ class Head:
                 syntax = self.data[start:position]
         self.is_explicit = self.data[position + 4 : position + 6].isalpha()
         # A file that contradicts its transfer syntax is for pydicom to make sense of.
-        stated = ExplicitVRLittleEndian if self.is_explicit else ImplicitVRLittleEndian
-        if syntax.decode("ascii", "replace").strip("\0 ") != stated:
+        if self.is_explicit != (_header_syntax(syntax) == ExplicitVRLittleEndian):
             raise UnfitError
         while not (self._is_whole and position == len(self.data)):
             tag, vr, start, length = self._element(position)

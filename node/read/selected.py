@@ -22,7 +22,7 @@ SPECIFIC_CHARACTER_SET = Tag("SpecificCharacterSet")
 def read_selected(path: Path, keywords: Sequence[str]) -> Dataset:
     """Return the named attributes from before the pixel data; the file meta too.
 
-    It is what `dcmread` returns of these `specific_tags`, in a third of the time for uncompressed images.
+    It is what `dcmread` returns of these `specific_tags`, in a third of the time for most images.
     Raises what pydicom raises.
     """
     wanted = _tags(tuple(keywords))
