@@ -106,7 +106,7 @@ def train(settings: VolumeSettings, *, is_resumed: bool = False) -> Path:
             # On a CPU, bfloat16 convolutions over very small maps give NaN gradients once in a while.
             if nn.utils.clip_grad_norm_(network.parameters(), 2.0).isfinite():
                 optimizer.step()
-            schedule.step()
+                schedule.step()
             run.step += 1
             update_average(average, network, min(settings.ema_decay, (1 + run.step) / (10 + run.step)))
             total += loss.item() / len(batches)

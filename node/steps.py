@@ -285,12 +285,14 @@ class Steps:
         findings = load_findings(Path(analysis["findings_path"]))
         try:
             objects = self._objects(run, findings)
+        except DatasetError as error:
+            # A result cannot refer to these sources, which is no fault of the node's.
+            log.warning("encoding_refused", reason=str(error))
+            findings, objects = self._not_encoded(run, str(error))
         except Exception as error:  # the study is owed an explicit outcome, whatever broke
             log.exception("encoding_failed")
             text = str(error) if isinstance(error, SightlineError) else f"unexpected {type(error).__name__}"
-            findings = self._refused(run, Outcome.FAILED, f"the result could not be encoded: {text}")
-            self._record_outcome(run, findings)
-            objects = self._objects_of_failure(run, findings)
+            findings, objects = self._not_encoded(run, text)
         rows = [describe_object(one) | {"destinations": self._takers(run, one)} for one in objects]
         self._index.record_objects(run["run_id"], rows)
         self._parts.metrics.runs_finished.labels(run["pipeline"], findings.outcome.value).inc()
@@ -341,12 +343,17 @@ class Steps:
         first = quarantined[0]
         return ConformanceError(first.object.sop_instance_uid, "; ".join(map(str, first.violations)))
 
-    def _objects_of_failure(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
+    def _not_encoded(self, run: Json, reason: str) -> tuple[Findings, Sequence[ResultObject]]:
+        """Return the failure that takes the place of a result, recorded, and its report if that can be made."""
+        findings = self._refused(run, Outcome.FAILED, f"the result could not be encoded: {reason}")
+        self._record_outcome(run, findings)
         try:
-            return self._objects(run, findings)
+            return findings, self._objects(run, findings)
+        except DatasetError as error:
+            log.warning("report_of_failure_refused", reason=str(error))
         except Exception:  # the outcome is recorded; only its report cannot be written
             log.exception("report_of_failure_failed")
-            return ()
+        return findings, ()
 
     def finish(self, run: Json) -> None:
         """Note that a run has its outcome and its objects."""

@@ -22,6 +22,7 @@ from node.samples.dicom import DxOptions, write_dx
 from node.samples.thorax import thorax_radiograph
 from tests.peers import LOOPBACK, free_ports
 from tests.peers.node import Node, make_node, run_sightline, to_toml
+from tests.sources import write_radiograph
 
 NewNode = Callable[[Mapping[str, Any]], Node]
 READING, DEAF = "READING", "DEAF"
@@ -145,6 +146,18 @@ def test_wrong_use_is_said_in_words(arguments: list[str], status: int, words: st
     assert ended.returncode == status
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_pipeline_that_is_named_reads_whatever_the_rules_say(tmp_path: Path) -> None:
+    (path,) = write_radiograph(tmp_path).paths
+
+    ended = run_sightline(
+        "process", str(path), "--out", str(tmp_path / "out"), "--pipeline", "chest_ct", "--json"
+    )
+
+    (run,) = json.loads(ended.stdout)["studies"][0]["runs"]
+    assert (run["pipeline"], run["outcome"]) == ("chest_ct", "not_eligible")
+    assert "the series is not a CT" in run["reason"]
 
 
 def row(name: str, probability: float, presence: str, *doubts: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from node.storage import Storage
 from node.telemetry import Metrics, configure_logging
 
 JOB = "offline"
+EVERY_SERIES = parse({"any": [{"modality": {"present": True}}, {"modality": {"present": False}}]})
 
 
 def process(
@@ -62,7 +63,7 @@ def _only(configuration: Configuration, pipeline: str) -> Configuration:
     if pipeline not in configuration.pipelines:
         known = ", ".join(configuration.pipelines)
         raise ConfigurationError([f"--pipeline: {pipeline!r} is not declared; known: {known}"])
-    entry = replace(configuration.pipelines[pipeline], when=parse({}), deliver_to=())
+    entry = replace(configuration.pipelines[pipeline], when=EVERY_SERIES, deliver_to=())
     return replace(configuration, pipelines={pipeline: entry})
 
 
