@@ -344,7 +344,7 @@ class Steps:
         return ConformanceError(first.object.sop_instance_uid, "; ".join(map(str, first.violations)))
 
     def _not_encoded(self, run: Json, reason: str) -> tuple[Findings, Sequence[ResultObject]]:
-        """Return the failure in place of a result, which is recorded, and its report where one can be made."""
+        """Return the failure in place of a result, recorded, and its report where one can be made."""
         findings = self._refused(run, Outcome.FAILED, f"the result could not be encoded: {reason}")
         self._record_outcome(run, findings)
         try:
