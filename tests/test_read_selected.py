@@ -74,6 +74,17 @@ def test_header_of_compressed_pixels_is_found_too(tmp_path: Path) -> None:
     assert scan(path) is None
 
 
+def test_pixels_of_undefined_length_that_are_not_compressed_are_not_for_the_scan(tmp_path: Path) -> None:
+    (path,) = write_slices(tmp_path, arrangement="single")
+    head, length = b"\xe0\x7f\x10\x00OW\x00\x00", len(dcmread(path).PixelData).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert content.count(head + length) == 1
+
+    path.write_bytes(content.replace(head + length, head + b"\xff" * 4))
+
+    assert scan(path) is None
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, "1.2.3.4"])
 def test_header_in_another_or_an_unknown_syntax_is_left_to_pydicom(syntax: str, tmp_path: Path) -> None:
     (path,) = write_slices(tmp_path, arrangement="single")

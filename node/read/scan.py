@@ -179,6 +179,8 @@ def _decoded(keyword: str, raw: bytes) -> Value | None:
 def _scan(head: "Head") -> Scan:
     values: dict[str, Value] = {}
     for tag, _, start, length in head.elements():
+        if head.is_compressed:
+            raise UnfitError
         if tag == PIXEL_DATA:
             is_single = values.get("NumberOfFrames", (1.0,)) == (1.0,)
             if length == UNDEFINED or not is_single:
@@ -190,16 +192,18 @@ def _scan(head: "Head") -> Scan:
     raise UnfitError
 
 
-def _header_syntax(raw: bytes) -> UID:
-    """Return how the header is written: explicit where the pixels are compressed (PS3.5 A.4).
+@lru_cache(maxsize=32)
+def _form(raw: bytes) -> tuple[bool, bool]:
+    """Return of a transfer syntax whether the header is explicit VR, and whether pixels are compressed.
 
-    Raises UnfitError for any but the plain two.
+    Compressed pixels are always in an explicit header (PS3.5 A.4). Raises UnfitError for big endian, deflated
+    and unknown ones.
     """
     uid = UID(raw.decode("ascii", "replace").strip("\0 "))
     if uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
-        return uid
+        return uid == ExplicitVRLittleEndian, False
     if uid.is_transfer_syntax and uid.is_encapsulated:
-        return ExplicitVRLittleEndian
+        return True, True
     raise UnfitError
 
 
@@ -210,6 +214,7 @@ class Head:
         """Take the bytes; `is_whole` where the file has no more."""
         self.data = data
         self.is_explicit = True
+        self.is_compressed = False
         self._is_whole = is_whole
         self._count = 0
 
@@ -235,7 +240,8 @@ class Head:
                 syntax = self.data[start:position]
         self.is_explicit = self.data[position + 4 : position + 6].isalpha()
         # A file that contradicts its transfer syntax is for pydicom to make sense of.
-        if self.is_explicit != (_header_syntax(syntax) == ExplicitVRLittleEndian):
+        is_explicit, self.is_compressed = _form(syntax)
+        if self.is_explicit != is_explicit:
             raise UnfitError
         while not (self._is_whole and position == len(self.data)):
             tag, vr, start, length = self._element(position)
