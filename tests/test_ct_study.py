@@ -33,7 +33,7 @@ from tests.peers.node import make_node, run_sightline, to_toml
 from tests.peers.triton import make_triton
 from tests.peers.validators import dciodvfy_errors
 from tests.small_models import make_engine
-from tests.volumes import series_of
+from tests.volumes import change_all, series_of
 
 PIPELINE = {"use": "node.pipelines.chest_ct:ChestCt", "when": {"modality": ["CT"]}}
 LARGE_WINDOW = (64, 96, 96)
@@ -63,7 +63,9 @@ def hospital(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iter
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return ct_phantom.write(tmp_path_factory.mktemp("chest"), ct_phantom.stack((2.5, 0.8, 0.8), "tilted"))
+    written = ct_phantom.write(tmp_path_factory.mktemp("chest"), ct_phantom.stack((2.5, 0.8, 0.8), "tilted"))
+    # One for soft tissue, in which lungs are black.
+    return list(change_all(written, WindowCenter=40, WindowWidth=400))
 
 
 @pytest.fixture(scope="module")
