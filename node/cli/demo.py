@@ -105,7 +105,8 @@ def _configuration(default: Configuration, scratch: Path, archive: Peer) -> Conf
     return replace(
         default,
         data=scratch / "node",
-        receive=replace(default.receive, port=port),
+        # Its studies are small and soon gone: a disk on which no hospital's node should run does for them.
+        receive=replace(default.receive, port=port, max_used_percent=100.0, min_free_gib=1.0),
         web=replace(default.web, port=web_port),
         destinations={ARCHIVE: destination},
     )
