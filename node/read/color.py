@@ -31,6 +31,27 @@ def to_rgb(samples: Colors, encoded: bytes, photometric: str, transfer_syntax_ui
     return np.asarray(picture.convert("RGB"))
 
 
+def declare_colors(stream: bytes, photometric: str) -> bytes:
+    """Return a JPEG stream of three components with a marker that says of what colors it is.
+
+    Decoders guess where JFIF and Adobe markers are silent, each in its own way; libjpeg takes what bears no
+    marker for YCbCr, whatever the data set says.
+    """
+    segments = dict(_segments(stream))
+    is_declared = segments.get(APP0, b"").startswith(b"JFIF") or segments.get(APP14, b"").startswith(b"Adobe")
+    if is_declared or stream[:2] != b"\xff\xd8":
+        return stream
+    return stream[:2] + (_ADOBE_YCC if _is_luminance_first(stream, photometric) else _ADOBE_RGB) + stream[2:]
+
+
+def is_luminance_first(stream: bytes, photometric: str) -> bool:
+    """Return whether the samples of a JPEG stream are YCbCr, as its markers say, else the label."""
+    adobe = dict(_segments(stream)).get(APP14, b"")
+    if adobe.startswith(b"Adobe") and len(adobe) >= 12:
+        return adobe[11] == 1
+    return _is_luminance_first(stream, photometric)
+
+
 def _is_luminance_first(stream: bytes, photometric: str) -> bool:
     """Return whether a decoded JPEG is YCbCr, as its own markers say; only where they are silent, the label.
 
@@ -57,3 +78,8 @@ def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
         (length,) = struct.unpack_from(">H", stream, position + 2)
         yield stream[position + 1], stream[position + 4 : position + 2 + length]
         position += 2 + length
+
+
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+_ADOBE_RGB, _ADOBE_YCC = _ADOBE + b"\x00", _ADOBE + b"\x01"
+"""APP14 of Adobe: version 100, no flags, the transform (ISO/IEC 10918-6 6.5.3)."""

@@ -93,23 +93,24 @@ class StoredFrames:
 
     def colors(self, number: int) -> Colors:
         """Return a color frame (from 1) in RGB, (rows, columns, 3)."""
-        return self._colors(self._encoded(number))
+        return self.colors_of(self._encoded(number))
 
     def all_colors(self) -> Iterator[Colors]:
         """Yield the color frames in their order."""
         with _pixel_data(self._instance, self._dataset) as data:
             for encoded in self._all_encoded(data):
-                yield self._colors(encoded)
+                yield self.colors_of(encoded)
 
-    @property
-    def _uid(self) -> str:
-        return self._instance.sop_instance_uid
-
-    def _colors(self, encoded: bytes) -> Colors:
+    def colors_of(self, encoded: bytes) -> Colors:
+        """Return what the stored bytes of a color frame decode to, in RGB."""
         if self.layout.samples != 3:
             raise PixelError(self._uid, "the frame is grayscale, expected color")
         samples = self._decode(encoded).view(np.uint8)
         return to_rgb(samples, encoded, self.layout.photometric, self._syntax)
+
+    @property
+    def _uid(self) -> str:
+        return self._instance.sop_instance_uid
 
     def _encoded(self, number: int) -> bytes:
         if not 1 <= number <= self.layout.frames:

@@ -1,0 +1,64 @@
+"""The program that decodes JPEG tiles of slides, in a process of its own, into memory shared with the node.
+
+Run by path, so that it needs nothing of the node and starts fast; `tile_isolation.py` talks to it.
+"""
+
+import mmap
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+MAX_MEMORY_BYTES = 2 << 30
+COLOR = frozenset({"RGB", "YCbCr"})
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def serve(connection: Connection, room: Bytes) -> None:
+    """Answer each (streams, rows, columns) with a reason a stream, "" where its tile lies in the room."""
+    while True:
+        try:
+            streams, rows, columns = connection.recv()
+        except EOFError:
+            return
+        size = rows * columns * 3
+        connection.send(
+            [
+                _decode(stream, rows, columns, room[number * size : (number + 1) * size])
+                for number, stream in enumerate(streams)
+            ]
+        )
+
+
+def _decode(stream: bytes, rows: int, columns: int, place: Bytes) -> str:
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(stream)
+        if (height, width) != (rows, columns):
+            return f"the compressed tile is {height} × {width} pixels, the data set says {rows} × {columns}"
+        if colors not in COLOR:
+            return f"the compressed tile is in {colors}, expected color"
+        # Strict: what the library only warns of leaves gray where pixels were lost.
+        simplejpeg.decode_jpeg(stream, "RGB", buffer=place.data, strict=True)
+    except BaseException as error:  # noqa: BLE001 - the edge: whatever it is, the node gets the reason
+        return str(error) or type(error).__name__
+    return ""
+
+
+def main() -> None:
+    """Serve the socket whose number is the first argument in the memory whose number is the second."""
+    # An interrupted node closes the socket, which ends this process too.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A core file would hold a patient's image.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
+    room = np.frombuffer(mmap.mmap(int(sys.argv[2]), 0), np.uint8)
+    serve(Connection(int(sys.argv[1])), room)
+
+
+if __name__ == "__main__":
+    main()

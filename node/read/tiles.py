@@ -1,0 +1,52 @@
+"""The tiles of a slide as a stream: read ahead by threads, given in order, few in memory at a time."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Colors = npt.NDArray[np.uint8]
+Corner = tuple[int, int]
+
+AT_ONCE = 8
+"""Tiles that one thread reads in one go: a decoder is then asked once for all of them."""
+
+
+class Regions(Protocol):
+    """What gives parts of a slide, as `node.read.slide.Slide` does."""
+
+    def regions(self, level: int, corners: list[Corner], columns: int, rows: int) -> list[Colors]:
+        """Return the part (rows, columns, 3) at each corner."""
+        ...
+
+
+def stream_tiles(
+    slide: Regions, level: int, corners: Iterable[Corner], size: int, *, threads: int = 2, ahead: int = 64
+) -> Iterator[tuple[int, Colors]]:
+    """Yield the number of each corner (from 0) and the square (size, size, 3) there, in their order.
+
+    Corners are first column and first row in pixels of the level. At most `ahead` tiles and those in the
+    hands of the threads exist at a time, whatever the slide's size. Whoever stops early closes the iterator.
+    Raises what reading raises, when it is that tile's turn.
+    """
+    rest = iter(corners)
+    at_once = max(1, min(AT_ONCE, ahead // max(1, threads)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="tiles") as executor:
+        waiting: deque[Future[list[Colors]]] = deque()
+        number = 0
+        try:
+            while True:
+                while len(waiting) < max(1, ahead // at_once) and (part := list(islice(rest, at_once))):
+                    waiting.append(executor.submit(slide.regions, level, part, size, size))
+                if not waiting:
+                    return
+                for tile in waiting.popleft().result():
+                    yield number, tile
+                    number += 1
+        finally:
+            for future in waiting:
+                future.cancel()
