@@ -24,6 +24,7 @@ CODES: dict[str, tuple[str, str, str]] = {
     "Viral pneumonia": ("75570004", "SCT", "Viral pneumonia"),
     "Nodule": ("27925004", "SCT", "Nodule"),
     "Malignant": ("21594007", "SCT", "Malignant"),
+    "Tumor": ("108369006", "SCT", "Tumor"),
 }
 
 INTENDED_USE = (
@@ -173,6 +174,7 @@ WANTED_SENSITIVITY: dict[str, float | None] = {
     "Viral pneumonia": None,
     "Nodule": 0.95,
     "Malignant": None,
+    "Tumor": 0.95,
 }
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from models import card, data, evaluate_volume, foreign, report, robustness
+from models import card, data, evaluate_slide, evaluate_volume, foreign, report, robustness
 from models.configuration import member_tensor
 from models.measure import (
     Cases,
@@ -183,7 +183,7 @@ def draw(cases: Cases, predictions: Predictions, folder: Path, title: str) -> No
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
-    parser.add_argument("model", choices=[NAME, *evaluate_volume.MEASURES])
+    parser.add_argument("model", choices=[NAME, *evaluate_volume.MEASURES, *evaluate_slide.MEASURES])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a folder with labels.csv")
     source.add_argument(
@@ -237,8 +237,9 @@ def conflict(options: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and measure; 0 done, 1 failed, 2 wrong use."""
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] and given[0] in evaluate_volume.MEASURES:
-        return evaluate_volume.main(given)
+    for other in (evaluate_volume, evaluate_slide):
+        if given[:1] and given[0] in other.MEASURES:
+            return other.main(given)
     parser = build_parser()
     options = parser.parse_args(arguments)
     if reason := conflict(options):

@@ -30,7 +30,7 @@ from models.tasks import radiograph_task
 from models.train import Settings, commit, held_out_of
 
 NAME = "chest_xray"
-VERSIONS = {"chest_ct": "1.0.0", "chest_ct_nodules": "1.0.0"}
+VERSIONS = {"chest_ct": "1.0.0", "chest_ct_nodules": "1.0.0", "slide_tumor": "1.0.0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +98,29 @@ def count_labels(radiographs: data.Radiographs) -> dict[str, int]:
     }
 
 
-def export_volumes(options: argparse.Namespace) -> None:
-    """Write a model for chest CT."""
-    from models import export_candidates, export_masks  # here, for radiographs need none of it
+def export_others(options: argparse.Namespace) -> None:
+    """Write a model for chest CT or for slides."""
+    from models import export_candidates, export_masks, export_slide  # here, for radiographs need none of it
 
-    if options.model == export_masks.NAME:
+    if options.model == export_slide.NAME:
+        (checkpoint,) = options.checkpoint
+        export_slide.export_slides(checkpoint, options.repository, options.version, slides=options.slides)
+    elif options.model == export_masks.NAME:
         export_masks.export_masks(options.checkpoint, options.data, options.repository, options.version)
     else:
         export_candidates.export_candidates(
             options.checkpoint, options.data, options.repository, options.version, options.synthetic
         )
+
+
+def conflict(options: argparse.Namespace) -> str:
+    """Return why these options do not go together, or an empty text."""
+    is_of_slides = options.model.startswith("slide_")
+    if not is_of_slides and options.data is None:
+        return "--data is required"
+    if is_of_slides and len(options.checkpoint) != 1:
+        return f"{options.model} is exported from one checkpoint, which holds all of its heads"
+    return ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -116,22 +129,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", choices=[NAME, *VERSIONS])
     parser.add_argument("--checkpoint", type=Path, required=True, nargs="+", help="one for each member")
     parser.add_argument(
-        "--data", type=Path, required=True, help="the folder it was trained on (for calibration)"
+        "--data", type=Path, help="the folder it was trained on (for calibration); slides need none"
     )
     parser.add_argument(
         "--synthetic",
         type=Path,
         help="of chest_ct: places in unseen bodies (models.mining --held-out-patients)",
     )
+    parser.add_argument("--slides", type=int, default=80, help="of slide_tumor: so many to calibrate on")
     parser.add_argument("--repository", type=Path, default=Path("triton_repo"))
     parser.add_argument("--version", default="")
     options = parser.parse_args(arguments)
+    if reason := conflict(options):
+        parser.error(reason)
     options.version = options.version or VERSIONS.get(options.model, "2.0.0")
     try:
         if options.model == NAME:
             export(options.checkpoint, options.data, options.repository, options.version)
         else:
-            export_volumes(options)
+            export_others(options)
     except (data.DataFolderError, CheckpointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -178,11 +179,18 @@ def binary_entropy(probability: Tensor) -> Tensor:
 
 
 def export_graph(
-    graph: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path, *, form: str = ""
+    graph: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    path: Path,
+    *,
+    form: str = "",
+    free: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
 ) -> None:
     """Write a module as ONNX, free in batch size, computed in float32.
 
     `form` says how large weights are stored (a key of models.weights.FORMS); as they are where it is empty.
+    `free` names further axes of any length, by tensor.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
@@ -194,7 +202,7 @@ def export_graph(
             str(path),
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={name: {0: "batch"} for name in [*inputs, *outputs]},
+            dynamic_axes={name: {0: "batch", **free.get(name, {})} for name in [*inputs, *outputs]},
             opset_version=OPSET,
             dynamo=False,
         )

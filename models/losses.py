@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -104,3 +106,11 @@ def voxel_focal_loss(logits: Tensor, masks: Tensor, weights: Tensor, gamma: floa
     loss = functional.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     distance = (masks - torch.sigmoid(logits)).abs().clamp(min=1e-6)
     return (distance**gamma * loss * weights).sum() / weights.sum().clamp(min=1.0)
+
+
+def attention_entropy(attention: Tensor) -> Tensor:
+    """Return the mean entropy of attention (b, n): 1 where all tiles weigh alike, 0 where one has it all."""
+    # Of a single tile both are nothing: it has all there is, and evenly.
+    largest = math.log(attention.shape[1]) or 1.0
+    entropy = -(attention * attention.clamp(min=1e-12).log()).sum(dim=1) / largest
+    return entropy.mean() if attention.shape[1] > 1 else torch.ones_like(entropy.mean())

@@ -86,27 +86,27 @@ class RadiographNetwork(nn.Module):
         return answer
 
 
-def densenet121_trunk() -> tuple[nn.Module, int]:
-    """Return the feature layers of a DenseNet-121 for one channel, and how many channels they give."""
+def densenet121_trunk(colors: int = 1) -> tuple[nn.Module, int]:
+    """Return the feature layers of a DenseNet-121 for gray or color, and how many channels they give."""
     network = densenet121(weights=None)
-    network.features.conv0 = gray_stem()
+    network.features.conv0 = stem(colors)
     return network.features, network.classifier.in_features
 
 
-def resnet50_trunk() -> tuple[nn.Module, int]:
-    """Return the feature layers of a ResNet-50 for one channel, and how many channels they give."""
+def resnet50_trunk(colors: int = 1) -> tuple[nn.Module, int]:
+    """Return the feature layers of a ResNet-50 for gray or color, and how many channels they give."""
     # Each residual branch begins at zero: without pre-trained weights the identity is the better start.
     network = resnet50(weights=None, zero_init_residual=True)
-    network.conv1 = gray_stem()
+    network.conv1 = stem(colors)
     # Without average pooling and classifier: the head wants the map.
     return nn.Sequential(*list(network.children())[:-2]), network.fc.in_features
 
 
-def gray_stem() -> nn.Module:
-    """Return the first convolution of either trunk, for one channel."""
-    stem = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-    nn.init.kaiming_normal_(stem.weight)
-    return stem
+def stem(colors: int) -> nn.Module:
+    """Return the first convolution of either trunk, for one channel or three."""
+    convolution = nn.Conv2d(colors, 64, kernel_size=7, stride=2, padding=3, bias=False)
+    nn.init.kaiming_normal_(convolution.weight)
+    return convolution
 
 
 TRUNKS = {"densenet121": densenet121_trunk, "resnet50": resnet50_trunk}

@@ -331,13 +331,14 @@ def commit() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train; 0 done, 1 failed, 2 wrong use."""
-    from models import train_volume  # here, for it is made of parts of this module
+    from models import train_slide, train_volume  # here, for they are made of parts of this module
 
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] and given[0] in train_volume.LESSONS:
-        return train_volume.main(given)
+    for other in (train_volume, train_slide):
+        if given[:1] and given[0] in other.LESSONS:
+            return other.main(given)
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("model", choices=["chest_xray", *train_volume.LESSONS])
+    parser.add_argument("model", choices=["chest_xray", *train_volume.LESSONS, *train_slide.LESSONS])
     parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
     for name, default in asdict(Settings(data="", out="runs/chest_xray")).items():
         flag, choices = f"--{name.replace('_', '-')}", CHOICES.get(name)

@@ -68,8 +68,8 @@ def zeros(config: ModelConfig, card_shape: tuple[int, ...]) -> dict[str, Array]:
 
 
 def _zeros(tensor: Tensor, card_shape: tuple[int, ...]) -> Array:
-    shape = card_shape if tensor.takes(card_shape) else tuple(max(length, 1) for length in tensor.shape)
-    return np.zeros((1, *shape), dtype=tensor.dtype)
+    shape = card_shape if tensor.takes(card_shape) else tensor.shape
+    return np.zeros((1, *(max(length, 1) for length in shape)), dtype=tensor.dtype)
 
 
 def _wanted(tensor: Tensor, size: int | None = None) -> str:
