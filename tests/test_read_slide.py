@@ -12,7 +12,10 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from node.domain.slide import SlideLevel
 from node.errors import DatasetError, PixelError
 from node.read import slide as slides
-from node.read.slide import open_slide, open_slide_file
+from node.read.slide import open_slide, open_slide_file, step_notes
+from node.samples.slide import slide_sample
+from node.samples.slide_series import SlideOptions
+from node.samples.slide_series import write_slide as write_sample
 from tests.conftest import SHARED_DATA
 from tests.received import changed, colors, received, tiles, without_jfif
 from tests.slides import compress, concatenated, cut, made_of, pixel_start, series_of
@@ -198,6 +201,57 @@ def test_a_rounded_size_has_a_whole_downsample(
 
 
 # --- the order of tiles
+
+
+@pytest.mark.parametrize(
+    "downsamples",
+    [
+        [1],
+        [1, 16],
+        [1, 4, 16],
+        [1, 4, 16, 64],
+        [1, 4, 16, 32],
+        [1, 4, 16, 32.02],
+        [1, 2, 4, 8, 16, 32],
+        [1, 2, 8, 16],
+        [1, 8, 64],
+        [1, 8, 64, 128],
+        [1, 4, 16, 150],
+        [1, 2.0005, 4.003, 8.1],
+    ],
+    ids=str,
+)
+def test_a_regular_pyramid_lacks_nothing(downsamples: list[float]) -> None:
+    assert step_notes(downsamples) == []
+
+
+@pytest.mark.parametrize(
+    ("downsamples", "fine", "coarse"),
+    [
+        ([1, 16, 64], 1, 16),
+        ([1, 4, 64], 4, 64),
+        ([1, 4, 16.02, 257, 1030], 16.02, 257),
+        ([1, 2, 4, 32, 64], 4, 32),
+        ([1, 16, 64, 128], 1, 16),
+    ],
+    ids=str,
+)
+def test_a_level_that_seems_to_be_missing_is_told(
+    downsamples: list[float], fine: float, coarse: float
+) -> None:
+    (note,) = step_notes(downsamples)
+
+    assert f"from {fine:g} to {coarse:g} times coarser" in note
+
+
+def test_a_series_without_its_middle_level_says_so(tmp_path: Path) -> None:
+    sample = slide_sample(2, columns=2048, rows=2048, is_tumor=False, levels=(1, 4, 16, 64))
+    levels = write_sample(sample, tmp_path, options=SlideOptions(tile_px=1024))[:4]
+
+    with open_slide(series_of(levels)) as opened:
+        assert opened.notes == ()
+    with open_slide(series_of([levels[0], levels[2], levels[3]])) as opened:
+        assert any("A level seems to be missing: from 1 to 16" in note for note in opened.notes)
 
 
 @pytest.mark.parametrize("by_column", [False, True])
@@ -577,6 +631,20 @@ def test_a_tile_of_a_scanner_file_that_is_damaged_is_never_white(
     place = r"damaged\.svs: the part at column 1200 and row 1680.*"
     with open_slide_file(path) as opened, pytest.raises(PixelError, match=place + reason):
         opened.region(0, 1200, 1680, 240, 240)
+
+
+def test_a_damaged_tile_of_a_scanner_file_damages_no_other(tmp_path: Path) -> None:
+    content = bytearray(shared("CMU-1-Small-Region.svs").read_bytes())
+    wipe(content, SVS_TILE, SVS_TILE + SVS_TILE_BYTES)
+    path = tmp_path / "damaged.svs"
+    path.write_bytes(content)
+
+    with open_slide_file(path) as opened, open_slide_file(shared("CMU-1-Small-Region.svs")) as whole:
+        with pytest.raises(PixelError, match="column 1200 and row 1680"):
+            opened.region(0, 1200, 1680, 240, 240)
+
+        # OpenSlide itself would go on to say that nothing can be read.
+        assert np.array_equal(opened.region(0, 960, 1680, 240, 240), whole.region(0, 960, 1680, 240, 240))
 
 
 def test_what_openslide_does_not_know_is_refused() -> None:

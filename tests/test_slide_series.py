@@ -10,10 +10,12 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.uid import ExplicitVRLittleEndian
 
+from node.samples import slide_tiff
 from node.samples.slide import SlideSample, slide_sample
 from node.samples.slide_pyramid import pyramid_tiles
 from node.samples.slide_series import SlideOptions, write_slide
 from node.samples.slide_tiff import write_slide_tiff
+from node.slide_objects import frames
 from tests.peers.validators import dciodvfy_errors
 
 COLUMNS, ROWS = 1300, 1100
@@ -140,6 +142,29 @@ def test_openslide_reads_the_tiff_and_its_pixel_size(sample: SlideSample, tmp_pa
         assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(0.46)
     for level, picture in enumerate(pictures):
         assert np.abs(picture - whole(sample, level)).mean() < (5, 6, 8)[level]
+
+
+def test_a_tiff_that_no_offset_reaches_through_is_refused(
+    sample: SlideSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write_slide_tiff(sample, tmp_path / "whole.tif").stat().st_size
+
+    # Too small for the tiles; for the last directory; for the values behind it.
+    for largest in (10_000, whole - 400, whole - 60):
+        monkeypatch.setattr(slide_tiff, "LARGEST_OFFSET", largest)
+        with pytest.raises(ValueError, match="more than 4 GiB"):
+            write_slide_tiff(sample, tmp_path / "slide.tif")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.tif"]
+
+
+def test_a_level_that_one_element_cannot_hold_is_refused(
+    sample: SlideSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "UNDEFINED_LENGTH", 100_000)
+
+    with pytest.raises(ValueError, match=r"slide-level-0\.dcm would have 5898240 bytes"):
+        write_slide(sample, tmp_path, options=SlideOptions(transfer_syntax_uid=PLAIN))
 
 
 def test_a_slide_of_one_tile_has_a_pyramid_too(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class Progression:
         self._title = title
         self._total = total
         self._done = 0
+        self._tenths = 0
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = (
             Progress(*columns, console=_complaints, transient=True) if _complaints.is_terminal else None
@@ -71,9 +72,19 @@ class Progression:
         if self._bar:
             self._bar.stop()
 
+    def within(self, done: int, total: int, what: str) -> None:
+        """Tell how far the one under way has come; without a terminal after each tenth."""
+        tenths = 10 * done // total
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=f"{self._title} ({done}/{total} {what})")
+        elif tenths > self._tenths:
+            typer.echo(f"{self._title} {self._done + 1}/{self._total}: {done}/{total} {what}", err=True)
+        self._tenths = tenths
+
     def advance(self, what: str) -> None:
         """Note that one more is done."""
         self._done += 1
+        self._tenths = 0
         if self._bar and self._task is not None:
             self._bar.update(self._task, advance=1, description=f"{self._title} {what}")
         else:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,12 @@ SAME_SHAPE = 0.1
 
 MICROMETERS_PER_PIXEL = (0.02, 200.0)
 """What can be the pixel of a light microscope and its coarse levels."""
+
+LARGE_STEP = 4.5
+"""From one level to the next no scanner goes further, unless all its steps are as large."""
+
+SAME_STEP = 0.1
+"""By how much steps may differ in proportion and still be one: sizes are rounded."""
 
 SQUARE = 0.05
 """By how much the sides of a pixel may differ."""
@@ -99,6 +106,7 @@ def open_slide(series: Series) -> Slide:
         raise
     header = levels[0].header
     notes += [*others, *dict.fromkeys(note for level in levels for note in level.notes)]
+    notes += step_notes([level.matrix.level.downsample for level in levels])
     scale, scale_notes = _pixel_size(header)
     return Slide(
         [level.matrix for level in levels],
@@ -118,7 +126,7 @@ def open_slide_file(path: Path) -> Slide:
     across_um, down_um = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     scale, notes = _mean_size(across_um, down_um)
     return Slide(
-        make_matrices(path.name, slide, downsamples),
+        make_matrices(path, slide, downsamples),
         slide.close,
         micrometers_per_pixel=scale,
         objective_power=_number(properties.get("openslide.objective-power")),
@@ -161,6 +169,30 @@ def _downsample(finest: tuple[int, int], size: tuple[int, int]) -> float:
         side in (full // whole, -(-full // whole)) for full, side in zip(finest, size, strict=True)
     )
     return float(whole) if is_whole else ratio
+
+
+def step_notes(downsamples: Sequence[float]) -> list[str]:
+    """Return where a pyramid seems to lack a level between others: a step that is several of its usual ones.
+
+    The usual one is the largest of the others: many scanners make their last step smaller. Two levels have
+    one step, of which nobody can say what is usual.
+    """
+    steps = [coarse / fine for fine, coarse in pairwise(downsamples)]
+    notes = []
+    for number, step in enumerate(steps):
+        usual = max(steps[:number] + steps[number + 1 :], default=step)
+        if step > LARGE_STEP and step > usual > 1 + SAME_STEP and _is_power(step, usual):
+            fine, coarse = downsamples[number : number + 2]
+            notes.append(
+                f"A level seems to be missing: from {fine:g} to {coarse:g} times coarser than the finest is "
+                f"one step, others are of {usual:g}."
+            )
+    return notes
+
+
+def _is_power(number: float, base: float) -> bool:
+    whole = round(math.log(number, base))
+    return whole > 1 and abs(number / base**whole - 1) < SAME_STEP
 
 
 def _origin_notes(header: Dataset) -> list[str]:

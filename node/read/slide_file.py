@@ -1,8 +1,10 @@
 """Slides in the files of scanners (SVS, TIFF and others), read by OpenSlide."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +19,39 @@ Colors = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 48 << 20
 
+DATES = (
+    (("aperio.Date", "aperio.Time"), "%m/%d/%y %H:%M:%S"),
+    (("aperio.Date", "aperio.Time"), "%m/%d/%Y %H:%M:%S"),
+    (("tiff.DateTime",), "%Y:%m:%d %H:%M:%S"),
+)
+"""Where files say when they were scanned, and how they write it."""
+
 DENSE_VENDORS = frozenset({"aperio", "generic-tiff"})
 """In their files every tile is stored: one that is missing was lost. Other scanners leave out bare glass."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a scanner's file says of its slide beside the pixels: nothing of them is checked.
+
+    `micrometers_yx` is the distance of rows and that of columns; texts are empty, others None where it says
+    nothing.
+    """
+
+    vendor: str
+    micrometers_yx: tuple[float, float] | None
+    scanned_at: datetime | None
+    icc_profile: bytes | None
 
 
 class FileMatrix:
     """A level of a slide that OpenSlide has open; safe in threads."""
 
-    def __init__(self, name: str, slide: openslide.OpenSlide, number: int, level: SlideLevel) -> None:
+    def __init__(self, path: Path, slide: openslide.OpenSlide, number: int, level: SlideLevel) -> None:
         """Take the number of the level in the file (from 0)."""
-        self._name, self._slide, self._number = name, slide, number
+        self._path, self._slide, self._number = path, slide, number
+        # OpenSlide's own, unrounded: it divides by it to find the pixel.
+        self._scale = slide.level_downsamples[number]
         self.level = level
         self._is_dense = slide.properties.get(openslide.PROPERTY_NAME_VENDOR) in DENSE_VENDORS
 
@@ -37,19 +62,20 @@ class FileMatrix:
         return [self._region(left, top, columns, rows) for left, top in corners]
 
     def _region(self, left: int, top: int, columns: int, rows: int) -> Colors:
-        # OpenSlide's own, unrounded: it divides by it to find the pixel.
-        scale = self._slide.level_downsamples[self._number]
         place = f"the part at column {left} and row {top} of level {self._number}"
-        with slide_faults(self._name, place):
-            # Its corner is in pixels of the finest level, whichever level is read.
-            picture = self._slide.read_region(
-                (round(left * scale), round(top * scale)), self._number, (columns, rows)
-            )
+        # Its corner is in pixels of the finest level, whichever level is read.
+        corner = round(left * self._scale), round(top * self._scale)
+        try:
+            picture = self._slide.read_region(corner, self._number, (columns, rows))
+        except openslide.OpenSlideError:
+            # Once a thread met a fault, OpenSlide says the same of every place: each is looked at afresh.
+            with slide_faults(self._path.name, place), openslide.OpenSlide(self._path) as slide:
+                picture = slide.read_region(corner, self._number, (columns, rows))
         if picture.getchannel("A").getextrema() == (WHITE, WHITE):
-            return np.array(picture.convert("RGB"))
+            return np.asarray(picture.convert("RGB"))
         pixels = np.asarray(picture)
         if self._is_dense and not self._inside(pixels, left, top)[..., 3].all():
-            raise PixelError(self._name, f"{place} lacks a tile: the file stores nothing there")
+            raise PixelError(self._path.name, f"{place} lacks a tile: the file stores nothing there")
         return _on_white(pixels)
 
     def _inside(self, pixels: Colors, left: int, top: int) -> Colors:
@@ -66,8 +92,40 @@ def open_file(path: Path) -> openslide.OpenSlide:
         return slide
 
 
+def read_facts(path: Path) -> FileFacts:
+    """Return what a file says; raises DatasetError for one that OpenSlide does not read as a slide."""
+    with open_file(path) as slide, slide_faults(path.name):
+        properties = slide.properties
+        profile = slide.color_profile
+        return FileFacts(
+            str(properties.get(openslide.PROPERTY_NAME_VENDOR, "")),
+            _spacing(properties),
+            _scanned_at(properties),
+            profile.tobytes() if profile else None,
+        )
+
+
+def _spacing(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    try:
+        down = float(properties[openslide.PROPERTY_NAME_MPP_Y])
+        across = float(properties[openslide.PROPERTY_NAME_MPP_X])
+    except (KeyError, ValueError):
+        return None
+    return (down, across) if down > 0 and across > 0 else None
+
+
+def _scanned_at(properties: Mapping[str, str]) -> datetime | None:
+    for names, form in DATES:
+        try:
+            # Without a zone, as it is written there.
+            return datetime.strptime(" ".join(properties[name] for name in names), form)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
 def make_matrices(
-    name: str, slide: openslide.OpenSlide, downsamples: Sequence[float]
+    path: Path, slide: openslide.OpenSlide, downsamples: Sequence[float]
 ) -> tuple[FileMatrix, ...]:
     """Return the levels, finest first."""
     matrices = []
@@ -77,7 +135,7 @@ def make_matrices(
             int(slide.properties.get(f"{key}-{side}", 256)) for side in ("width", "height")
         )
         level = SlideLevel("", columns, rows, downsamples[number], tile_columns, tile_rows)
-        matrices.append(FileMatrix(name, slide, number, level))
+        matrices.append(FileMatrix(path, slide, number, level))
     return tuple(matrices)
 
 

@@ -8,19 +8,38 @@ from node.header import FileMeta, guess_transfer_syntax, read_file_meta, read_id
 from node.storage import Storage, Stored
 
 CHUNK_BYTES = 1 << 20
+SEVERAL_FILES = ".mrxs"
 
 
 def find_files(paths: Iterable[Path]) -> Iterator[Path]:
-    """Yield the files among the paths and in the folders; raises DatasetError for a path that is neither."""
+    """Yield the files among the paths and in the folders; raises DatasetError for a path that is neither.
+
+    What lies in the folder of a slide in several files is left out: it is read with the file that names it.
+    """
     for path in paths:
         if path.is_dir():
             yield from sorted(
-                one for one in path.rglob("*") if one.is_file() and not one.name.startswith(".")
+                one
+                for one in path.rglob("*")
+                if one.is_file() and not one.name.startswith(".") and not _belongs_to_a_slide(one)
             )
         elif path.is_file():
             yield path
         else:
             raise DatasetError(path.name, "there is no such file or folder")
+
+
+def companions(path: Path) -> list[Path]:
+    """Return the files that belong to a slide in several (MIRAX), in a folder of its name beside it."""
+    if path.suffix.lower() != SEVERAL_FILES:
+        return []
+    folder = path.with_suffix("")
+    return sorted(one for one in folder.iterdir() if one.is_file()) if folder.is_dir() else []
+
+
+def _belongs_to_a_slide(path: Path) -> bool:
+    folder = path.parent
+    return (folder.parent / f"{folder.name}{SEVERAL_FILES}").is_file()
 
 
 def store_file(path: Path, storage: Storage) -> Stored:

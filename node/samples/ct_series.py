@@ -11,8 +11,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
-from node.samples.dicom import REGION_BY_BODY_PART, STUDY_DATE, code_item
+from node.samples.dicom import REGION_BY_BODY_PART, STUDY_DATE
 from node.samples.tomography import CtSample
+from node.slide_objects.items import code_item
 
 INTERCEPT_HU = -1024
 KERNEL_NAME = {"soft": "STANDARD", "sharp": "LUNG"}

@@ -4,18 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import NAMESPACE_OID, uuid5
 
-from PIL import ImageCms
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.tag import Tag
-from pydicom.uid import UID, VLWholeSlideMicroscopyImageStorage
 
-from node.samples.dicom import STUDY_DATE, code_item
+from node.samples.dicom import STUDY_DATE
 from node.samples.slide import SlideSample
-from node.samples.slide_matrix import THICKNESS_MM, Picture, SlideOptions, item, matrix_part
-
-INDEX_POINTERS = "RowPositionInTotalImagePixelMatrix", "ColumnPositionInTotalImagePixelMatrix"
+from node.samples.slide_matrix import SlideOptions
+from node.slide_objects.header import (
+    TILED_FULL,
+    Picture,
+    dimensions_part,
+    light_part,
+    matrix_part,
+    new_object,
+    srgb_profile,
+)
+from node.slide_objects.items import code_item, item
 
 
 def slide_header(
@@ -27,20 +32,17 @@ def slide_header(
     ratio: float,
 ) -> FileDataset:
     """Return one object without its pixels; `places` are rows and columns of tiles that have a frame."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = VLWholeSlideMicroscopyImageStorage
     names = _Names(sample, options)
-    meta.MediaStorageSOPInstanceUID = UID(names.uid(f"instance-{picture.number}"))
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID = meta.MediaStorageSOPClassUID
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset = new_object(names.uid(f"instance-{picture.number}"))
+    objective_power = round(10 / sample.micrometers_per_pixel, 2)
+    organization = options.organization if picture.kind == "VOLUME" else TILED_FULL
     for part in (
         _patient_and_study(names),
         _series(names),
-        matrix_part(picture, options, ratio),
+        matrix_part(picture, ratio),
         _specimen(names),
-        _light(sample),
-        _dimensions(names, options, picture, places),
+        light_part(srgb_profile(), is_srgb=True, objective_power=objective_power),
+        dimensions_part(picture, names.uid("dimensions"), organization=organization, places=places),
     ):
         dataset.update(part)
     return dataset
@@ -136,67 +138,3 @@ def _coded(name: Code, value: Code) -> Dataset:
         ConceptNameCodeSequence=[code_item(name)],
         ConceptCodeSequence=[code_item(value)],
     )
-
-
-def _light(sample: SlideSample) -> Dataset:
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = item(
-        OpticalPathIdentifier="1",
-        OpticalPathDescription="Brightfield",
-        IlluminationTypeCodeSequence=[code_item(codes.DCM.BrightfieldIllumination)],
-        IlluminationColorCodeSequence=[code_item(codes.SCT.FullSpectrum)],
-        # The date it was made would make every file another one.
-        ICCProfile=profile[:24] + bytes(12) + profile[36:],
-        ColorSpace="SRGB",
-        ObjectiveLensPower=round(10 / sample.micrometers_per_pixel, 2),
-    )
-    return item(NumberOfOpticalPaths=1, OpticalPathSequence=[path])
-
-
-def _dimensions(
-    names: _Names, options: SlideOptions, picture: Picture, places: Sequence[tuple[int, int]]
-) -> Dataset:
-    """Return how the frames lie in the matrix; a sparse one says it of each (PS3.3 C.7.6.17.3)."""
-    organization = options.organization if picture.kind == "VOLUME" else "TILED_FULL"
-    organization_uid = names.uid("dimensions")
-    part = item(
-        NumberOfFrames=len(places),
-        DimensionOrganizationType=organization,
-        DimensionOrganizationSequence=[item(DimensionOrganizationUID=organization_uid)],
-        SharedFunctionalGroupsSequence=[_shared_groups(picture)],
-    )
-    if organization == "TILED_SPARSE":
-        part.DimensionIndexSequence = [
-            item(
-                DimensionOrganizationUID=organization_uid,
-                DimensionIndexPointer=Tag(name),
-                FunctionalGroupPointer=Tag("PlanePositionSlideSequence"),
-                DimensionDescriptionLabel=name,
-            )
-            for name in INDEX_POINTERS
-        ]
-        part.PerFrameFunctionalGroupsSequence = [_frame_groups(picture, *place) for place in places]
-    return part
-
-
-def _shared_groups(picture: Picture) -> Dataset:
-    spacing = [picture.spacing_mm, picture.spacing_mm]
-    return item(
-        PixelMeasuresSequence=[item(PixelSpacing=spacing, SliceThickness=THICKNESS_MM)],
-        WholeSlideMicroscopyImageFrameTypeSequence=[item(FrameType=picture.image_type)],
-        OpticalPathIdentificationSequence=[item(OpticalPathIdentifier="1")],
-    )
-
-
-def _frame_groups(picture: Picture, tile_row: int, tile_column: int) -> Dataset:
-    column, row = tile_column * picture.tile_size[0], tile_row * picture.tile_size[1]
-    x, y = picture.origin_xy_mm
-    position = item(
-        ColumnPositionInTotalImagePixelMatrix=column + 1,
-        RowPositionInTotalImagePixelMatrix=row + 1,
-        XOffsetInSlideCoordinateSystem=round(x - row * picture.spacing_mm, 6),
-        YOffsetInSlideCoordinateSystem=round(y - column * picture.spacing_mm, 6),
-        ZOffsetInSlideCoordinateSystem=0.0,
-    )
-    content = item(DimensionIndexValues=[tile_row + 1, tile_column + 1])
-    return item(PlanePositionSlideSequence=[position], FrameContentSequence=[content])

@@ -1,17 +1,16 @@
-"""One total pixel matrix of a synthetic slide, and how it is written."""
+"""The total pixel matrices of a synthetic slide, and how they are written."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from node.samples.slide_macro import CORNER_XY_MM, GLASS_MM
+from node.samples.slide import SlideSample
+from node.samples.slide_macro import CORNER_XY_MM, GLASS_MM, LABEL_SIZE, MACRO_SPACING_UM, OVERVIEW_SIZE
+from node.slide_objects.header import TILED_FULL, TILED_SPARSE, Picture
 
-ORIENTATION = [0, -1, 0, -1, 0, 0]
-"""Along a row y falls, down a column x does (PS3.3 C.8.12.2.1.1)."""
-THICKNESS_MM = 0.004
-ORGANIZATIONS = "TILED_FULL", "TILED_SPARSE"
+ORGANIZATIONS = TILED_FULL, TILED_SPARSE
+SIZE_BY_KIND = {"LABEL": LABEL_SIZE, "OVERVIEW": OVERVIEW_SIZE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +21,7 @@ class SlideOptions:
     `quality` that of the JPEG. Without `study_instance_uid` all UIDs follow from sample and options.
     """
 
-    organization: str = "TILED_FULL"
+    organization: str = TILED_FULL
     transfer_syntax_uid: str = JPEGBaseline8Bit
     tile_px: int = 256
     quality: int = 85
@@ -45,91 +44,38 @@ class SlideOptions:
         return self.transfer_syntax_uid == JPEGBaseline8Bit
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One total pixel matrix of a slide: a level (VOLUME), LABEL or OVERVIEW; its number in the series."""
-
-    kind: str
-    number: int
-    columns: int
-    rows: int
-    spacing_um: float
-    tile_size: tuple[int, int]
-
-    @property
-    def spacing_mm(self) -> float:
-        """The distance between pixels."""
-        return self.spacing_um / 1000
-
-    @property
-    def image_type(self) -> list[str]:
-        """Whether it is as scanned, and what it shows (PS3.3 C.8.12.4.1.1)."""
-        if self.kind == "VOLUME" and self.number:
-            return ["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"]
-        return ["ORIGINAL", "PRIMARY", self.kind, "NONE"]
-
-    @property
-    def origin_xy_mm(self) -> tuple[float, float]:
-        """The center of the first pixel on the glass: half a pixel inside the outer corner of the matrix."""
-        corner = CORNER_XY_MM if self.kind == "VOLUME" else (GLASS_MM[1], GLASS_MM[0])
-        return round(corner[0] - self.spacing_mm / 2, 6), round(corner[1] - self.spacing_mm / 2, 6)
-
-
-def matrix_part(picture: Picture, options: SlideOptions, ratio: float) -> Dataset:
-    """Return what an object says of its matrix (PS3.3 C.8.12.4); `ratio` is that of the compression."""
-    part = _extent(picture)
-    part.update(_pixel_format(picture, options))
-    if options.is_lossy:
-        part.LossyImageCompressionRatio = f"{ratio:.4g}"
-        part.LossyImageCompressionMethod = "ISO_10918_1"
-    if picture.kind == "LABEL":
-        part.LabelText = part.BarcodeValue = ""
-    return part
-
-
-def _extent(picture: Picture) -> Dataset:
-    """Return what the matrix shows, its size and its place on the glass."""
-    x, y = picture.origin_xy_mm
-    return item(
-        InstanceNumber=picture.number + 1,
-        ImageType=picture.image_type,
-        VolumetricProperties="VOLUME",
-        ImagedVolumeWidth=round(picture.columns * picture.spacing_mm, 6),
-        ImagedVolumeHeight=round(picture.rows * picture.spacing_mm, 6),
-        ImagedVolumeDepth=THICKNESS_MM * 1000,
-        TotalPixelMatrixColumns=picture.columns,
-        TotalPixelMatrixRows=picture.rows,
-        TotalPixelMatrixFocalPlanes=1,
-        TotalPixelMatrixOriginSequence=[
-            item(XOffsetInSlideCoordinateSystem=x, YOffsetInSlideCoordinateSystem=y)
-        ],
-        ImageOrientationSlide=ORIENTATION,
-        FocusMethod="AUTO",
-        ExtendedDepthOfField="NO",
-        SpecimenLabelInImage="NO" if picture.kind == "VOLUME" else "YES",
-        BurnedInAnnotation="NO",
-        AcquisitionContextSequence=[],
+def level_picture(sample: SlideSample, level: int, options: SlideOptions) -> Picture:
+    """Return a level: the finest as scanned, the others resampled from it."""
+    columns, rows = sample.size(level)
+    spacing_mm = sample.micrometers_per_pixel * sample.levels[level] / 1000
+    return Picture(
+        level,
+        ("DERIVED", "PRIMARY", "VOLUME", "RESAMPLED") if level else ("ORIGINAL", "PRIMARY", "VOLUME", "NONE"),
+        columns,
+        rows,
+        tile_size=(options.tile_px, options.tile_px),
+        spacing_yx_mm=(spacing_mm, spacing_mm),
+        corner_xy_mm=CORNER_XY_MM,
+        photometric_interpretation=_photometric(options),
+        is_lossy=options.is_lossy,
     )
 
 
-def _pixel_format(picture: Picture, options: SlideOptions) -> Dataset:
-    return item(
-        SamplesPerPixel=3,
-        PhotometricInterpretation="YBR_FULL_422" if options.is_lossy else "RGB",
-        PlanarConfiguration=0,
-        Rows=picture.tile_size[1],
-        Columns=picture.tile_size[0],
-        BitsAllocated=8,
-        BitsStored=8,
-        HighBit=7,
-        PixelRepresentation=0,
-        LossyImageCompression="01" if options.is_lossy else "00",
+def macro_picture(kind: str, number: int, options: SlideOptions) -> Picture:
+    """Return the LABEL or the OVERVIEW, which is one tile."""
+    columns, rows = SIZE_BY_KIND[kind]
+    return Picture(
+        number,
+        ("ORIGINAL", "PRIMARY", kind, "NONE"),
+        columns,
+        rows,
+        tile_size=(columns, rows),
+        spacing_yx_mm=(MACRO_SPACING_UM / 1000, MACRO_SPACING_UM / 1000),
+        corner_xy_mm=(GLASS_MM[1], GLASS_MM[0]),
+        photometric_interpretation=_photometric(options),
+        is_lossy=options.is_lossy,
     )
 
 
-def item(**attributes: object) -> Dataset:
-    """Return a data set of these attributes, by keyword."""
-    dataset = Dataset()
-    for keyword, value in attributes.items():
-        setattr(dataset, keyword, value)
-    return dataset
+def _photometric(options: SlideOptions) -> str:
+    return "YBR_FULL_422" if options.is_lossy else "RGB"

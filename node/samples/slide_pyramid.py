@@ -1,33 +1,10 @@
 """The tiles of all levels of a synthetic slide, coarser ones averaged from finer ones as these go by."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from io import BytesIO
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from node.samples.slide import GLASS, SlideSample
+from node.samples.slide import SlideSample
 from node.samples.stain import Colors
-
-BLANK_ABOVE = 200
-"""A tile all of whose values lie above it shows bare glass and a camera's noise."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tile:
-    """One tile of a level, by its place among the level's tiles; white where the level has ended."""
-
-    level: int
-    row: int
-    column: int
-    colors: Colors
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether there is nothing to see in it."""
-        return bool(self.colors.min() > BLANK_ABOVE)
+from node.slide_objects.pyramid import Tile, averaged_pyramid
 
 
 def pyramid_tiles(sample: SlideSample, tile_px: int) -> Iterator[Tile]:
@@ -36,72 +13,13 @@ def pyramid_tiles(sample: SlideSample, tile_px: int) -> Iterator[Tile]:
     Raises ValueError where a tile is no whole number of coarser pixels.
     """
     factors = [coarse // fine for fine, coarse in zip(sample.levels, sample.levels[1:], strict=False)]
-    if any(tile_px % factor for factor in factors):
-        raise ValueError(f"tiles of {tile_px} pixels, expected a multiple of each of {factors}")
-    strips = [_Strip(sample, level, tile_px) for level in range(len(sample.levels))]
-    for row in range(strips[0].tile_rows):
-        for column in range(strips[0].tile_columns):
-            colors = sample.region(0, column * tile_px, row * tile_px, tile_px, tile_px)
-            strips[0].colors[:, column * tile_px : (column + 1) * tile_px] = colors
-        strips[0].filled = tile_px
-        yield from _passed_on(strips, factors, is_last=row == strips[0].tile_rows - 1)
+    sizes = [sample.size(level) for level in range(len(sample.levels))]
+    return averaged_pyramid(_drawn(sample, tile_px), sizes, factors=factors, tile_px=tile_px)
 
 
-def encode_jpeg(colors: Colors, quality: int) -> bytes:
-    """Return a tile as baseline JPEG, its colors at half the width of its brightness (4:2:2)."""
-    stream = BytesIO()
-    Image.fromarray(colors).save(stream, "JPEG", quality=quality, subsampling="4:2:2")
-    return stream.getvalue()
-
-
-class _Strip:
-    """One row of tiles of one level, filled from the top."""
-
-    def __init__(self, sample: SlideSample, level: int, tile_px: int) -> None:
-        self.level, self.tile_px = level, tile_px
-        self.columns, self.rows = sample.size(level)
-        self.tile_columns, self.tile_rows = (-(-size // tile_px) for size in (self.columns, self.rows))
-        self.colors = np.full((tile_px, self.tile_columns * tile_px, 3), GLASS, dtype=np.uint8)
-        self.filled = 0
-        self.done = 0
-
-    def add(self, colors: Colors) -> None:
-        """Put some more rows below the others, as far as the level reaches."""
-        rows = min(len(colors), self.rows - self.done * self.tile_px - self.filled)
-        if rows > 0:
-            self.colors[self.filled : self.filled + rows, : self.columns] = colors[:rows, : self.columns]
-            self.filled += rows
-
-    def tiles(self) -> Iterator[Tile]:
-        """Return the tiles."""
-        for column in range(self.tile_columns):
-            part = self.colors[:, column * self.tile_px : (column + 1) * self.tile_px]
-            yield Tile(self.level, self.done, column, part)
-
-    def empty(self) -> None:
-        """Begin the next row of tiles."""
-        self.colors[...] = GLASS
-        self.filled = 0
-        self.done += 1
-
-
-def _passed_on(strips: list[_Strip], factors: list[int], *, is_last: bool) -> Iterator[Tile]:
-    """Return the tiles of the first strip and of all coarser ones that it completes."""
-    strip, coarser = strips[0], strips[1:]
-    yield from strip.tiles()
-    if coarser:
-        coarser[0].add(_averaged(strip.colors, factors[0]))
-        is_end = is_last and coarser[0].done < coarser[0].tile_rows
-        if coarser[0].filled == coarser[0].tile_px or is_end:
-            yield from _passed_on(coarser, factors[1:], is_last=is_last)
-    strip.empty()
-
-
-def _averaged(colors: Colors, factor: int) -> Colors:
-    """Return colors whose pixels are the mean of `factor` × `factor`."""
-    rows, columns = colors.shape[0] // factor, colors.shape[1] // factor
-    blocks: NDArray[np.uint8] = colors[: rows * factor, : columns * factor].reshape(
-        rows, factor, columns, factor, 3
-    )
-    total = blocks.sum(axis=1, dtype=np.uint16).sum(axis=2, dtype=np.uint16)
-    return np.asarray((total + factor * factor // 2) // (factor * factor), dtype=np.uint8)
+def _drawn(sample: SlideSample, tile_px: int) -> Iterator[Colors]:
+    """Return the tiles of the finest level as they are drawn, row by row."""
+    columns, rows = sample.size(0)
+    for top in range(0, rows, tile_px):
+        for left in range(0, columns, tile_px):
+            yield sample.region(0, left, top, tile_px, tile_px)
