@@ -41,6 +41,7 @@ def describe_score(score: Score) -> Json:
         "is_uncertain": score.is_uncertain,
         "doubts": [doubt.value for doubt in score.doubts],
         "presence": score.presence.value,
+        "measurements": [_describe_measurement(one) for one in score.measurements],
         OUT_OF_DISTRIBUTION: _describe_out_of_distribution(score.uncertainty.out_of_distribution),
     }
 

@@ -198,6 +198,9 @@ def _default_pipelines() -> Mapping[str, PipelineSettings]:
         "chest_ct": PipelineSettings(
             use="node.pipelines.chest_ct:ChestCt", when=parse({"modality": ["CT"], "is_localizer": False})
         ),
+        "slide_tumor": PipelineSettings(
+            use="node.pipelines.slide_tumor:SlideTumor", when=parse({"modality": ["SM"]})
+        ),
     }
 
 
@@ -205,6 +208,7 @@ DEFAULT_TRIAGE = (
     TriageRule(finding="Pneumonia", priority=Priority.URGENT),
     TriageRule(finding="Pneumonia", at_least=0.9, priority=Priority.STAT),
     TriageRule(finding="Malignant", priority=Priority.URGENT),
+    TriageRule(finding="Tumor", priority=Priority.URGENT),
 )
 
 

@@ -111,7 +111,7 @@ def test_without_a_file_everything_has_a_default():
     configuration = load(None)
 
     assert configuration.receive.port == 11112
-    assert list(configuration.pipelines) == ["chest_xray", "chest_ct"]
+    assert list(configuration.pipelines) == ["chest_xray", "chest_ct", "slide_tumor"]
     assert configuration.receive.scopes == {"SIGHTLINE": ("*",)}
     assert configuration.destinations == {}
 
@@ -300,7 +300,7 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         (
             '[receive.application_entities.A]\npipelines = ["chest_xry"]',
             'receive.application_entities.A.pipelines[0]: "chest_xry" – expected a declared pipeline '
-            "(*, chest_xray, chest_ct) – did you mean chest_xray?",
+            "(*, chest_xray, chest_ct, slide_tumor) – did you mean chest_xray?",
         ),
         ("[receive.application_entities]", "receive.application_entities: {} – expected at least one entry"),
         (

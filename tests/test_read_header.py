@@ -138,6 +138,17 @@ def test_frontal_image_speaks_for_a_series_with_a_lateral(tmp_path: Path) -> Non
     assert (attributes["view"], attributes["instance_number"], attributes["instance_count"]) == ("PA", 2, 2)
 
 
+@pytest.mark.parametrize("kind", ["LABEL", "OVERVIEW"])
+def test_picture_of_the_glass_does_not_speak_for_a_slide(tmp_path: Path, kind: str) -> None:
+    around = radiograph(RAMP, ImageType=["ORIGINAL", "PRIMARY", kind, "NONE"], ViewPosition="AP")
+    level = radiograph(RAMP, ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], ViewPosition="PA")
+    level.SOPInstanceUID = level.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+
+    attributes = read_attributes([save(around, tmp_path), save(level, tmp_path)])
+
+    assert (attributes["is_localizer"], attributes["view_position"]) == (False, "PA")
+
+
 def test_series_of_nothing_but_localizers_is_one(tmp_path: Path) -> None:
     scout = save(radiograph(RAMP, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), tmp_path)
 

@@ -29,7 +29,9 @@ class ModelCard:
 
     `conformal_coverage` (0–1) is that of the prediction sets, `out_of_distribution_threshold` the score above
     which an image is unlike the model's own; None where the model states none. `input_spacing_zyx_mm` is the
-    spacing that a volume must be brought to; None of a model that takes any.
+    spacing that a volume must be brought to, `input_micrometers_per_pixel` that of a slide's tiles; None of a
+    model that takes any. `tile_threshold` is the probability (0–1) from which a tile of a slide counts as
+    part of the finding.
     """
 
     name: str
@@ -42,3 +44,5 @@ class ModelCard:
     conformal_coverage: float | None = None
     out_of_distribution_threshold: float | None = None
     input_spacing_zyx_mm: tuple[float, float, float] | None = None
+    input_micrometers_per_pixel: float | None = None
+    tile_threshold: float | None = None

@@ -108,11 +108,28 @@ class Uncertainty:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """A measured property of a finding; `interval` is its 95 % interval (low, high), None where not known."""
+
+    quantity: Code
+    value: float
+    unit: Code
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number, or an interval that does not hold it."""
+        low, high = self.interval or (self.value, self.value)
+        if not -math.inf < low <= self.value <= high < math.inf:
+            raise ValueError(f"{self.quantity.meaning}: expected {low} ≤ {self.value} ≤ {high}, all finite")
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """The calibrated probability (0–1) of one finding, its decision threshold and its uncertainty.
 
     `activation` is (rows, columns) float32 in 0–1 over the whole source image at the network's own
     resolution: where the network looked for this finding; None where the model gives no map.
+    `measurements` are of the finding as a whole, such as the area of all that is tumor.
     """
 
     code: Code
@@ -120,6 +137,7 @@ class Score:
     threshold: float
     uncertainty: Uncertainty
     activation: npt.NDArray[np.float32] | None = None
+    measurements: tuple[Measurement, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a value that is no probability, or an interval that does not hold it."""
@@ -183,22 +201,6 @@ class Refusal:
         """Refuse an outcome that has results, or an unexplained one."""
         if self.outcome not in (Outcome.NOT_ELIGIBLE, Outcome.FAILED) or not self.reason:
             raise ValueError(f"a refusal needs a reason and an outcome without results, not {self.outcome}")
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """A measured property of a region; `interval` is its 95 % interval (low, high), None where not known."""
-
-    quantity: Code
-    value: float
-    unit: Code
-    interval: tuple[float, float] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what is no number, or an interval that does not hold it."""
-        low, high = self.interval or (self.value, self.value)
-        if not -math.inf < low <= self.value <= high < math.inf:
-            raise ValueError(f"{self.quantity.meaning}: expected {low} ≤ {self.value} ≤ {high}, all finite")
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from node.encode.summary import (
     FOREIGN_WARNING,
     WARNING,
     WORD_BY_PRESENCE,
+    describe_measurement,
     describe_probability,
     describe_score,
 )
@@ -263,6 +264,7 @@ def _head(findings: Findings, shown: Score | None, marked: tuple[Marking, ...]) 
         Line(f"{shown.code.meaning}: {WORD_BY_PRESENCE[shown.presence]}", HEAD, color),
         *(Line(doubt, BODY, color) for doubt in shown.doubts),
         Line(describe_probability(shown), BODY, WHITE),
+        *(Line(describe_measurement(one), BODY, WHITE) for one in shown.measurements),
     ]
 
 

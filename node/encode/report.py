@@ -24,7 +24,7 @@ from node.encode.groups import (
     tracking,
 )
 from node.encode.identity import Result, coded, private_scheme
-from node.encode.measurements import NUMBER_DIGITS, doubts, probability, strangeness
+from node.encode.measurements import NUMBER_DIGITS, doubts, probability, quantity, strangeness
 from node.encode.pictures import shown_pictures
 from node.encode.summary import describe_verdict
 
@@ -72,6 +72,7 @@ def _group(score: Score, result: Result) -> ContentItem:
         [finding(label)] if _is_named(score, result) else [],
         algorithm(result, *score_parameters(score)),
         probability(codes.PROBABILITY, score),
+        *(() if result.findings.is_foreign else map(quantity, score.measurements)),
         *doubts(score.uncertainty),
         [evaluation(label, codes.PRESENCE[score.presence])],
         members(score.uncertainty.prediction_set),

@@ -70,7 +70,9 @@ def describe_findings(findings: Findings, places: Mapping[Frame, str] = NOWHERE)
 def describe_score(score: Score) -> str:
     """Return what one score says, in words and in figures; no figure of an image unlike the model's own."""
     words = f"{score.code.meaning}: {describe_verdict(score)}"
-    return words if Doubt.FOREIGN_IMAGE in score.doubts else f"{words}, {describe_probability(score)}"
+    if Doubt.FOREIGN_IMAGE in score.doubts:
+        return words
+    return ", ".join([words, describe_probability(score), *map(describe_measurement, score.measurements)])
 
 
 def describe_verdict(score: Score) -> str:

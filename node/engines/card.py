@@ -25,6 +25,8 @@ def parse_card(model: str, document: Json) -> ModelCard:
             conformal_coverage=_conformal_coverage(document),
             out_of_distribution_threshold=_out_of_distribution_threshold(document),
             input_spacing_zyx_mm=_input_spacing(document),
+            input_micrometers_per_pixel=_input_micrometers_per_pixel(document),
+            tile_threshold=_tile_threshold(document),
         )
     except KeyError as error:
         raise ModelError(model, f"card.json: {error} is missing") from error
@@ -86,3 +88,21 @@ def _input_spacing(document: Json) -> tuple[float, float, float] | None:
     if not all(0 < spacing < math.inf for spacing in (z, y, x)):
         raise ValueError(f"input spacing is {[z, y, x]} mm, expected three lengths above 0")
     return z, y, x
+
+
+def _input_micrometers_per_pixel(document: Json) -> float | None:
+    if "micrometers_per_pixel" not in document["input"]:
+        return None
+    size = float(document["input"]["micrometers_per_pixel"])
+    if not 0 < size < math.inf:
+        raise ValueError(f"input micrometers_per_pixel is {size}, expected a length above 0")
+    return size
+
+
+def _tile_threshold(document: Json) -> float | None:
+    if "tile_threshold" not in document:
+        return None
+    threshold = float(document["tile_threshold"]["probability"])
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"tile_threshold is {threshold}, expected 0 to 1")
+    return threshold

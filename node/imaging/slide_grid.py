@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from node.domain.slide import SlideLevel
 
 # Levels are seldom of exactly the magnification that they claim: a little coarser is still the same one.
 SLACK = 1.1
+
+# The sum of so many pixels in a square still fits into 16 bits, and half as many more.
+SMALL_FACTOR = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,13 +46,18 @@ def plan_tiles(
     `levels` finest first, whose pixels are of `micrometers_per_pixel`; `tissue` (rows, columns) is a mask of
     the whole slide in any size. Read from the coarsest level that is not coarser than wanted.
     """
-    wanted = wanted_micrometers_per_pixel * SLACK / micrometers_per_pixel
-    number = max(index for index, level in enumerate(levels) if index == 0 or level.downsample <= wanted)
+    number = fitting_level(levels, wanted_micrometers_per_pixel / micrometers_per_pixel)
     level = levels[number]
     side = max(round(side_um / (micrometers_per_pixel * level.downsample)), 1)
     share = share_of_tiles(tissue, columns=level.columns / side, rows=level.rows / side)
     rows, columns = np.nonzero(share >= least_tissue)
     return TilePlan(number, side, np.stack([columns, rows], axis=1) * side)
+
+
+def fitting_level(levels: Sequence[SlideLevel], downsample: float) -> int:
+    """Return the number of the coarsest level that is hardly coarser than asked for; of none, the finest."""
+    fit = (index for index, level in enumerate(levels) if level.downsample <= downsample * SLACK)
+    return max(fit, default=0)
 
 
 def share_of_tiles(mask: NDArray[np.bool_], *, columns: float, rows: float) -> NDArray[np.float64]:
@@ -81,6 +90,25 @@ def shrink_tile(tile: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     if rest or not factor:
         lines = _averaged(tile.astype(np.float64), size).swapaxes(0, 1)
         return np.rint(_averaged(lines, size).swapaxes(0, 1)).astype(np.uint8)
-    blocks = tile.reshape(size, factor, size, factor, 3).astype(np.uint16)
-    half = factor * factor // 2
-    return np.asarray((blocks.sum(axis=(1, 3), dtype=np.uint32) + half) // (factor * factor), dtype=np.uint8)
+    return shrink(tile, factor)
+
+
+def shrink(colors: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Return colors (rows, columns, 3) whose pixels are the rounded mean of `factor` × `factor`."""
+    if factor == 1:
+        return colors
+    rows, columns = colors.shape[0] // factor, colors.shape[1] // factor
+    # Lines of single values: loops over the three colors of each pixel would take most of the time.
+    values = colors.reshape(len(colors), -1)
+    lines: NDArray[Any] = values[::factor].astype(np.uint16 if factor <= SMALL_FACTOR else np.uint32)
+    for row in range(1, factor):
+        lines += values[row::factor]
+    width = lines.shape[1] - 3 * (factor - 1)
+    total = lines[:, :width] + factor * factor // 2
+    for column in range(1, factor):
+        total += lines[:, 3 * column : 3 * column + width]
+    means = (total // (factor * factor)).astype(np.uint8)
+    small = np.empty((rows, columns, 3), dtype=np.uint8)
+    for channel in range(3):
+        small[..., channel] = means[:, channel :: 3 * factor]
+    return small

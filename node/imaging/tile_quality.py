@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from node.imaging.tissue import find_ink, optical_density, saturations
+from node.imaging.slide_grid import shrink
+from node.imaging.tissue import GLASS_PERCENTILE, density_tables, find_ink, saturations
 
 Colors = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Field = NDArray[np.bool_]
 
 LEAST_TISSUE, MOST_PEN = 0.10, 0.10
 """Which part of a tile has to be tissue, and may be ink."""
@@ -23,6 +27,11 @@ DARK_DENSITY, MOST_DARK = 1.0, 0.6
 
 LEAST_DETAIL = 3e-4
 """Mean square of the second differences of the density of sharp tissue; a blurred tile has less."""
+
+COARSE = 4
+"""Colors are judged on means of so many pixels down and across: without their noise, and much faster."""
+
+FEW_ROWS = 16
 
 
 class Quality(StrEnum):
@@ -45,23 +54,86 @@ def judge_tile(tile_rgb: Colors) -> Quality:
 
     Made for hematoxylin and eosin at 0.25 to 2 µm per pixel. Raises ValueError for what is no picture.
     """
-    if tile_rgb.ndim != 3 or tile_rgb.shape[2] != 3 or min(tile_rgb.shape[:2]) < 8:
-        raise ValueError(f"an array of shape {tile_rgb.shape}, expected (rows, columns, 3)")
-    smooth = np.asarray(ndimage.uniform_filter(tile_rgb, (5, 5, 1)), np.uint8)
-    density = optical_density(smooth)
-    mean = density.mean(axis=2)
-    pen = find_ink(density)
-    tissue = (saturations(smooth) > TISSUE_SATURATION) & (mean > TISSUE_DENSITY) & ~pen
-    if pen.mean() > MOST_PEN:
+    return judge_tiles([tile_rgb])[0]
+
+
+def judge_tiles(tiles_rgb: Sequence[Colors]) -> list[Quality]:
+    """Return what `judge_tile` does of each of several tiles of one size; faster than one by one."""
+    for tile in tiles_rgb:
+        if tile.ndim != 3 or tile.shape[2] != 3 or min(tile.shape[:2]) < 2 * COARSE:
+            raise ValueError(f"an array of shape {tile.shape}, expected (rows, columns, 3)")
+    coarse = np.stack([_shrunk(tile) for tile in tiles_rgb])
+    tables = _tables(coarse)
+    planes = _planes(coarse)
+    density = _densities(planes, tables)
+    mean, pen = density.mean(axis=0), find_ink(_pixels(density)).reshape(coarse.shape[:3])
+    colorful = saturations(_pixels(planes)).reshape(coarse.shape[:3]) > TISSUE_SATURATION
+    tissue = colorful & (mean > TISSUE_DENSITY) & ~pen
+    shares = np.stack([field.mean(axis=(1, 2)) for field in (pen, tissue, mean > DARK_DENSITY)], axis=1)
+    found = [_judge_shares(*one) for one in shares.tolist()]
+    return [
+        Quality.BLURRED if quality.is_usable and not _is_sharp(*one) else quality
+        for quality, *one in zip(found, tiles_rgb, tables, tissue, strict=True)
+    ]
+
+
+def _judge_shares(pen: float, tissue: float, dark: float) -> Quality:
+    if pen > MOST_PEN:
         return Quality.PEN
-    if tissue.mean() < LEAST_TISSUE:
+    if tissue < LEAST_TISSUE:
         return Quality.BLANK
-    if (mean > DARK_DENSITY).mean() > MOST_DARK:
-        return Quality.DARK
-    return Quality.TISSUE if _detail(tile_rgb, tissue) >= LEAST_DETAIL else Quality.BLURRED
+    return Quality.DARK if dark > MOST_DARK else Quality.TISSUE
 
 
-def _detail(tile: Colors, tissue: NDArray[np.bool_]) -> float:
-    """Return how much neighboring pixels of the tissue differ in density, beyond a slope."""
-    second = ndimage.laplace(optical_density(tile).mean(axis=2))
-    return float(np.square(second[tissue]).mean())
+def _is_sharp(tile: Colors, table: Floats, tissue: Field) -> bool:
+    """Return whether neighboring pixels of the tissue differ enough in density, beyond a slope."""
+    missing = LEAST_DETAIL * COARSE**2 * np.count_nonzero(tissue)
+    middle = len(tissue) // 2
+    # In the middle of most tiles a few rows show as much detail as all have to.
+    for first, last in ((middle, min(middle + FEW_ROWS // COARSE, len(tissue))), (0, len(tissue))):
+        rows = _planes(tile[np.newaxis, first * COARSE : last * COARSE, : tissue.shape[1] * COARSE])
+        second = _second_differences(_densities(rows, table[np.newaxis]).mean(axis=0)[0])
+        second *= tissue[first:last].repeat(COARSE, axis=0).repeat(COARSE, axis=1)[1:-1, 1:-1]
+        if np.vdot(second, second) >= missing:
+            return True
+    return False
+
+
+def _second_differences(values: Floats) -> Floats:
+    """Return by how much the four neighbors of each value exceed it together, but for the outermost."""
+    second = values[:-2, 1:-1] + values[2:, 1:-1]
+    second += values[1:-1, :-2]
+    second += values[1:-1, 2:]
+    second -= 4 * values[1:-1, 1:-1]
+    return second
+
+
+def _shrunk(tile: Colors) -> Colors:
+    rows, columns = (side // COARSE * COARSE for side in tile.shape[:2])
+    return shrink(tile[:rows, :columns], COARSE)
+
+
+def _tables(tiles: Colors) -> Floats:
+    """Return the optical density of each value of each color of each tile (n, 3, 256)."""
+    glass = np.percentile(tiles.reshape(len(tiles), -1, 3), GLASS_PERCENTILE, axis=1)
+    return density_tables(glass.ravel()).reshape(-1, 3, 256)
+
+
+def _planes(tiles: Colors) -> Colors:
+    """Return a plane of each color (3, n, rows, columns): what is computed then lies side by side."""
+    return np.ascontiguousarray(tiles.transpose(3, 0, 1, 2))
+
+
+def _pixels(planes: NDArray[Any]) -> NDArray[Any]:
+    """Return planes as one picture (rows, columns, 3)."""
+    return np.moveaxis(planes.reshape(3, -1, planes.shape[-1]), 0, 2)
+
+
+def _densities(planes: Colors, tables: Floats) -> Floats:
+    """Return the optical density of each color (3, n, rows, columns) by the table (3, 256) of each tile."""
+    density = np.empty(planes.shape, np.float32)
+    for number, table in enumerate(tables):
+        for channel, values in enumerate(table):
+            # Every value of 8 bits has an entry; to raise for others takes a second pass.
+            values.take(planes[channel, number], out=density[channel, number], mode="clip")
+    return density

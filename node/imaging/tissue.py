@@ -117,9 +117,14 @@ def saturations(colors: Colors) -> Floats:
 
 def optical_density(colors: Colors) -> Floats:
     """Return how much red, green and blue is absorbed (rows, columns, 3), in powers of ten; 0 for glass."""
-    glass = np.maximum(np.percentile(colors.reshape(-1, 3), GLASS_PERCENTILE, axis=0), GLASS_LEAST)
-    table = np.log10((glass + 1)[:, None] / (np.arange(256) + 1)).clip(0).astype(np.float32)
+    table = density_tables(np.percentile(colors.reshape(-1, 3), GLASS_PERCENTILE, axis=0))
     return np.stack([table[channel][colors[..., channel]] for channel in range(3)], axis=2)
+
+
+def density_tables(glass: NDArray[np.float64]) -> Floats:
+    """Return the density of each value (3, 256), by the value (3,) below which nearly all of a color lies."""
+    light = np.maximum(glass, GLASS_LEAST) + 1
+    return np.asarray(np.log10(light[:, None] / (np.arange(256) + 1)).clip(0), np.float32)
 
 
 def find_ink(density: Floats) -> Field:

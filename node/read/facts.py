@@ -68,6 +68,7 @@ VIEW_BY_CODE: Mapping[str, str] = MappingProxyType(
 LOSSY_TRANSFER_SYNTAXES = frozenset(
     {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"}
 )
+WAYFINDERS = frozenset({"LOCALIZER", "SCOUT", "LABEL", "OVERVIEW"})
 PLANE_BY_NORMAL_AXIS = ("sagittal", "coronal", "axial")
 # Within 25 degrees of an axis: head CTs are tilted and still called axial.
 MIN_PLANE_COSINE = 0.9
@@ -123,10 +124,13 @@ def derive_view(header: Dataset) -> str:
 
 
 def is_localizer(header: Dataset) -> bool:
-    """Return whether Image Type calls the image a localizer (PS3.3 C.8.2.1.1.1) or scout."""
+    """Return whether Image Type says that the image is there to find one's way by, not to be read.
+
+    A localizer (PS3.3 C.8.2.1.1.1) or scout; of a slide the label or an overview (C.8.12.4.1.1).
+    """
     image_type = header.get("ImageType") or ()
     values = [image_type] if isinstance(image_type, str) else list(image_type)
-    return any(str(value).strip().upper() in ("LOCALIZER", "SCOUT") for value in values)
+    return any(str(value).strip().upper() in WAYFINDERS for value in values)
 
 
 def derive_age_years(header: Dataset) -> float | None:

@@ -18,6 +18,7 @@ from node.read.dataset import LIBRARY_ERRORS, dataset_faults, pixel_faults, read
 from node.read.display import display_table, show_in
 from node.read.functional_groups import frame_header
 from node.read.projection import DISPLAY_KEYWORDS, read_projection
+from node.read.selected import read_selected
 from node.read.stored import StoredFrames
 
 MAX_PICTURES = 12
@@ -153,8 +154,9 @@ def _level_size(instance: Instance) -> _Size | None:
     """Return the size of a level of a slide; None of what is no level."""
     if instance.sop_class_uid != VLWholeSlideMicroscopyImageStorage:
         return None
-    header = read_with_pixels(instance, LEVEL_KEYWORDS)
     with dataset_faults(instance.sop_instance_uid):
+        # Of a file that ends within its pixels this still gives what stands before them.
+        header = read_selected(instance.path, LEVEL_KEYWORDS)
         rows, columns = (int(header[keyword].value) for keyword in level.MATRIX_KEYWORDS)
         parts = [str(one) for one in header.get("ImageType") or ()]
         is_whole = len(parts) < 3 or parts[2] in WHOLE_SLIDE

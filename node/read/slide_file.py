@@ -18,6 +18,7 @@ from node.read.matrix import MAX_REGION_PIXELS, WHITE, Corner
 Colors = npt.NDArray[np.uint8]
 
 CACHE_BYTES = 48 << 20
+OPAQUE = bytes([WHITE])
 
 DATES = (
     (("aperio.Date", "aperio.Time"), "%m/%d/%y %H:%M:%S"),
@@ -71,8 +72,11 @@ class FileMatrix:
             # Once a thread met a fault, OpenSlide says the same of every place: each is looked at afresh.
             with slide_faults(self._path.name, place), openslide.OpenSlide(self._path) as slide:
                 picture = slide.read_region(corner, self._number, (columns, rows))
-        if picture.getchannel("A").getextrema() == (WHITE, WHITE):
-            return np.asarray(picture.convert("RGB"))
+        opacity = picture.tobytes("raw", "A")
+        if opacity == OPAQUE * len(opacity):
+            # Packed at once: to convert the picture first would copy it twice.
+            colors = np.frombuffer(picture.tobytes("raw", "RGB"), np.uint8)
+            return colors.reshape(rows, columns, 3)
         pixels = np.asarray(picture)
         if self._is_dense and not self._inside(pixels, left, top)[..., 3].all():
             raise PixelError(self._path.name, f"{place} lacks a tile: the file stores nothing there")

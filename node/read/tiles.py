@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 Corner = tuple[int, int]
 Tile = TypeVar("Tile", covariant=True)
 
-AT_ONCE = 8
-"""Tiles that one thread reads in one go: a decoder is then asked once for all of them."""
+AT_ONCE = 16
+"""Tiles that one thread reads in one go: a decoder is then asked once for all, and they are judged together."""
 
 
 class Regions(Protocol[Tile]):
