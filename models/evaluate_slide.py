@@ -27,6 +27,7 @@ from models.serving import open_graph, run_graph
 from models.slide_card import CLASS
 from models.slide_data import TEST_SEED, Bag, Shape, Truth, load_slides
 from models.slide_lessons import EMBED_AT_ONCE, SLIDES
+from node.imaging.outlines import LEAST_TILES, find_islands
 
 NAME, TILES = SLIDES, f"{SLIDES}_tiles"
 
@@ -49,10 +50,11 @@ def ask_graphs(repository: Path, bags: Sequence[Bag]) -> Said:
     answers = []
     for bag in bags:
         parts = [
-            run_graph(tiles, {"image": np.array(bag.tiles[start : start + EMBED_AT_ONCE])})["embeddings"]
+            run_graph(tiles, {"image": np.array(bag.tiles[start : start + EMBED_AT_ONCE])})
             for start in range(0, len(bag), EMBED_AT_ONCE)
         ]
-        answers.append(run_graph(slide, {"embeddings": np.concatenate(parts)[None]}))
+        read = {name: np.concatenate([part[name] for part in parts])[None] for name in parts[0]}
+        answers.append(run_graph(slide, read))
     return Said(
         np.array([one["probability"][0, 0] for one in answers]),
         [one["attention"][0] for one in answers],
@@ -111,8 +113,28 @@ def measure(said: Said, bags: Sequence[Bag], truths: Sequence[Truth], repeats: i
     return measured
 
 
+def area_error(said: Said, truths: Sequence[Truth], threshold: float) -> Floats:
+    """Return for each slide with a tumor by how much its area is wrong, as a share of it (n,).
+
+    What counts as tumor are the tiles from the threshold on that touch another such tile, as in the pipeline.
+    """
+    errors = []
+    for truth, probability in zip(truths, said.tile_probability, strict=True):
+        if area := int(truth.tumor.sum()):
+            columns, rows = np.round(truth.corners / truth.side).astype(np.int64).T
+            is_tumor = np.zeros((rows.max() + 1, columns.max() + 1), np.bool_)
+            is_tumor[rows, columns] = probability >= threshold
+            tiles = sum(island.size for island in find_islands(is_tumor) if island.size >= LEAST_TILES)
+            errors.append(tiles * truth.side**2 / area - 1)
+    return np.array(errors)
+
+
 def _mean(values: Floats, groups: NDArray[np.str_], repeats: int) -> metrics.Estimate:
     return metrics.bootstrap(lambda drawn: float(np.nanmean(values[drawn])), groups, repeats=repeats)
+
+
+def _median(values: Floats, groups: NDArray[np.str_], repeats: int) -> metrics.Estimate:
+    return metrics.bootstrap(lambda drawn: float(np.median(values[drawn])), groups, repeats=repeats)
 
 
 def pixel_area(truth: Truth, values: Floats, *, is_everywhere: bool) -> float:
@@ -147,8 +169,13 @@ def evaluate(options: argparse.Namespace) -> Json:
         said = ask_graphs(options.repository, bags)
         threshold = described["classes"][0]["threshold"]
         groups = np.array([bag.slide for bag in bags])
+        errors = area_error(said, truths, described["tile_threshold"]["probability"])
         result |= {"served": measure(said, bags, truths, options.repeats)}
         result["decisions"] = {CLASS: decisions(truth, said.probability, threshold, groups, options)}
+        result["tumor_area"] = {
+            name: as_json(_median(values, groups[truth], options.repeats))
+            for name, values in (("relative_error", errors), ("absolute_relative_error", np.abs(errors)))
+        }
         result["source"] = {"version": described["version"], "weights": described["weights"]}
     if options.checkpoint:
         arguments += f" --checkpoint {options.checkpoint}"
@@ -183,6 +210,8 @@ def table(result: Json) -> str:
     for name, entry in result.get("decisions", {}).items():
         figures = ", ".join(f"{key} {cell(entry[key])}" for key in ("sensitivity", "specificity"))
         lines.append(f"{name} from {entry['threshold']:.3f} on: {figures}")
+    for name, value in result.get("tumor_area", {}).items():
+        lines.append(f"tumor area, median {name.replace('_', ' ')}: {cell(value)}")
     return "\n".join(lines)
 
 

@@ -155,7 +155,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     written = options.repository / options.model
-    print(f"written: {written}; now: python -m models.evaluate {options.model} --data DIR --write-card")
+    data_needed = "" if options.model.startswith("slide_") else " --data DIR"
+    print(f"written: {written}; now: python -m models.evaluate {options.model}{data_needed} --write-card")
     return 0
 
 

@@ -22,6 +22,8 @@ COLORS = 3
 MEAN = (0.80, 0.62, 0.76)
 STANDARD_DEVIATION = 0.18
 POOLINGS = ("attention", "max", "mean")
+TEXTURE_LAYERS = (2, 3)
+"""Of every trunk: what the stem gives, and what comes next; colors and fine structure, and no meaning yet."""
 
 
 def resnet10_trunk(colors: int, width: int) -> tuple[nn.Module, int]:
@@ -69,8 +71,29 @@ class TileEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return embeddings (n, embedding) of RGB tiles (n, 3, s, s) in 0–1."""
-        maps = torch.relu(self.trunk((image - self.mean) / STANDARD_DEVIATION))
-        return self.norm(self.project(maps.mean(dim=(2, 3)).float()))
+        return self.embed(self.trunk(self.scale(image)))
+
+    def scale(self, image: Tensor) -> Tensor:
+        """Return RGB tiles in the units of the trunk."""
+        return (image - self.mean) / STANDARD_DEVIATION
+
+    def embed(self, maps: Tensor) -> Tensor:
+        """Return embeddings of the maps (n, channels, …) of the last layer."""
+        return self.norm(self.project(torch.relu(maps).mean(dim=(2, 3)).float()))
+
+    def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings as `forward` does, and the textures (n, t) of the same tiles.
+
+        A texture is the mean and the standard deviation over the tile of each channel of TEXTURE_LAYERS: it
+        tells tissue that was never seen much better than embeddings do, which learned to leave such out.
+        """
+        maps, textures = self.scale(image), []
+        for number, layer in enumerate(self.trunk):
+            maps = layer(maps)
+            if number in TEXTURE_LAYERS:
+                mean = maps.mean(dim=(2, 3), keepdim=True)
+                textures += [mean.flatten(1), (maps - mean).square().mean(dim=(2, 3)).sqrt()]
+        return self.embed(maps), torch.cat(textures, dim=1).float()
 
 
 class MilAnswer(NamedTuple):

@@ -43,9 +43,10 @@ INTERVAL_METHOD = card.INTERVAL_METHOD.replace(
     "copies of the calibration slides in other stains, turned and out of focus",
 )
 FOREIGN_METHOD = (
-    "How far a slide's tiles lie, in the mean, outside the subspace of the first principal components of the "
-    "embeddings of training tiles (the residual of Wang et al. 2022), standardized on the calibration slides "
-    "and passed through softplus."
+    "Of two measures, each the mean over a slide's tiles and standardized on the calibration slides, the "
+    "larger one, passed through softplus: how far embeddings lie outside the subspace of the first principal "
+    "components of those of training tiles (the residual of Wang et al. 2022), and the Mahalanobis distance "
+    "of textures, mean and standard deviation of the first layers' channels, from theirs (Lee et al. 2018)."
 )
 OUTPUTS = {name: text for name, text in card.OUTPUTS.items() if name != "activation_map"} | {
     "attention": "(tiles) what each tile weighed, the mean over heads; sums to 1 over the slide",
@@ -87,6 +88,12 @@ def _shown(stage: Mapping[str, Any]) -> Json:
     return {name: value for name, value in stage.items() if name not in hidden}
 
 
+def tile_threshold_part(probability: float, false_tiles: float) -> Json:
+    """Return what the card of the heads says of when a tile counts as tumor."""
+    chosen = f"{false_tiles:.1%} of the tiles of calibration slides without a tumor reach it"
+    return {"tile_threshold": {"probability": probability, "chosen": chosen}}
+
+
 def tile_parts(settings: SlideSettings) -> Json:
     """Return what the card of the encoder says."""
     return {
@@ -100,7 +107,10 @@ def tile_parts(settings: SlideSettings) -> Json:
             "micrometers_per_pixel": settings.micrometers_per_pixel,
             "intensity": INTENSITY,
         },
-        "outputs": {"embeddings": f"({EMBEDDING}) of each tile"},
+        "outputs": {
+            "embeddings": f"({EMBEDDING}) of each tile",
+            "textures": "mean and standard deviation of each channel of the first layers over the tile",
+        },
         "parameters": [
             f"tile_px={settings.tile}",
             f"micrometers_per_pixel={settings.micrometers_per_pixel:g}",
@@ -130,7 +140,8 @@ def slide_parts(settings: SlideSettings, calibration: Calibration, heads: int) -
             "shape": [-1, EMBEDDING],
             "axes": "tile, embedding; one slide at a time",
             "dtype": "float32",
-            "intensity": f"all tiles of a slide with tissue, in any order, by {settings.model}_tiles",
+            "intensity": f"all tiles of a slide with tissue, in any order, by {settings.model}_tiles; their "
+            "textures are a second input",
         },
         "outputs": OUTPUTS,
         "parameters": [

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from models.losses import attention_entropy, masked_binary_cross_entropy
-from models.slide import MICROMETERS_PER_PIXEL, TILE, MilAnswer
+from models.slide import MICROMETERS_PER_PIXEL, TILE, MilAnswer, TileEncoder
 from models.slide_data import Bag, Shape
 from models.stain import vary_stains
 
@@ -150,12 +150,20 @@ def blur(tiles: Tensor, random: torch.Generator, strength: float) -> Tensor:
     return torch.lerp(tiles, soft.view_as(tiles), 0.8 * share)
 
 
-@torch.no_grad()
 def embed(
-    encoder: nn.Module, bag: Bag, *, strength: float = 0.0, random: torch.Generator | None = None
+    encoder: TileEncoder, bag: Bag, *, strength: float = 0.0, random: torch.Generator | None = None
 ) -> Tensor:
     """Return the embeddings (n, d) of all tiles of a slide, changed where a strength is given."""
-    device, parts = next(encoder.parameters()).device, []
+    return read_tiles(encoder, bag, strength=strength, random=random)[0]
+
+
+@torch.no_grad()
+def read_tiles(
+    encoder: TileEncoder, bag: Bag, *, strength: float = 0.0, random: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return embeddings (n, d) and textures (n, t) of all tiles of a slide, changed where asked for."""
+    device = next(encoder.parameters()).device
+    parts = []
     # One generator's state for all parts: a slide has one stain.
     seed = int(torch.randint(2**31, (1,), generator=random)) if random else 0
     for start in range(0, len(bag), EMBED_AT_ONCE):
@@ -163,5 +171,7 @@ def embed(
         generator = torch.Generator().manual_seed(seed)
         shown = change(part, stains_of([bag]), strength, generator)[0]
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            parts.append(encoder(shown.to(device, memory_format=torch.channels_last)).float().cpu())
-    return torch.cat(parts)
+            read = encoder.read(shown.to(device, memory_format=torch.channels_last))
+        parts.append(tuple(one.float().cpu() for one in read))
+    embeddings, textures = (torch.cat(one) for one in zip(*parts, strict=True))
+    return embeddings, textures

@@ -39,6 +39,31 @@ def fit_subspace(features: Floats, directions: int = DIRECTIONS) -> Subspace:
 
 
 @dataclass(frozen=True, slots=True)
+class Gaussian:
+    """How features of training images scatter: `center` (channels,), `whitening` (channels, channels)."""
+
+    center: NDArray[np.float32]
+    whitening: NDArray[np.float32]
+
+    def distance(self, features: Floats) -> NDArray[np.float64]:
+        """Return the Mahalanobis distance of features (n, channels) from the center (Lee et al. 2018)."""
+        deviation = np.asarray(features, dtype=np.float64) - self.center
+        return np.asarray(np.linalg.norm(deviation @ self.whitening, axis=1))
+
+
+def fit_gaussian(features: Floats, least: float = 1e-3) -> Gaussian:
+    """Return the scatter of training features (n, channels).
+
+    Directions in which they scatter by less than that share of the mean variance count as if by so much: by
+    how little they do is chance, and the rounding of weights would be magnified.
+    """
+    center = features.mean(axis=0, dtype=np.float64)
+    variance, directions = np.linalg.eigh(np.atleast_2d(np.cov(features.astype(np.float64), rowvar=False)))
+    whitening = directions / np.sqrt(np.maximum(variance, least * variance.mean()))
+    return Gaussian(center.astype(np.float32), whitening.astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
 class Standards:
     """What is usual: mean and standard deviation (members, parts) of strangeness on calibration images."""
 

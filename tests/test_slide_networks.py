@@ -20,14 +20,25 @@ from models.slide import (
     SlideNetwork,
     TileEncoder,
 )
-from models.slide_graphs import SLIDE_OUTPUTS, TILE_OUTPUTS, TILES_FREE, MilEnsemble, TileGraph
-from models.strangeness import fit_subspace
+from models.slide_graphs import (
+    SLIDE_OUTPUTS,
+    TILE_OUTPUTS,
+    TILES_FREE,
+    Known,
+    MilEnsemble,
+    TileGraph,
+)
+from models.strangeness import fit_gaussian, fit_subspace
 
-EMBEDDING = 12
+EMBEDDING, TEXTURE = 12, 6
 
 
 def embeddings(slides: int = 2, n: int = 7, seed: int = 1) -> torch.Tensor:
     return torch.randn((slides, n, EMBEDDING), generator=torch.Generator().manual_seed(seed))
+
+
+def textures(slides: int = 2, n: int = 7, seed: int = 1) -> torch.Tensor:
+    return torch.randn((slides, n, TEXTURE), generator=torch.Generator().manual_seed(seed + 100))
 
 
 def head(pooling: str = "attention", seed: int = 2) -> GatedAttentionMil:
@@ -39,13 +50,13 @@ def head(pooling: str = "attention", seed: int = 2) -> GatedAttentionMil:
 
 
 def ensemble(heads: int = 3) -> MilEnsemble:
-    parts = (heads, 1)
+    parts = (heads, 2)
     standards = np.zeros(parts, dtype=np.float32), np.ones(parts, dtype=np.float32)
     return MilEnsemble(
         [head(seed=seed) for seed in range(heads)],
         [1.0, 2.0, 0.5][:heads],
         Combination([0.3], [0.8], *standards),
-        fit_subspace(embeddings(1, 40)[0].numpy(), 4),
+        Known(fit_subspace(embeddings(1, 40)[0].numpy(), 4), fit_gaussian(textures(1, 40)[0].numpy())),
     ).eval()
 
 
@@ -62,6 +73,22 @@ def test_an_encoder_gives_each_tile_an_embedding_of_common_length(trunk: str) ->
 
     assert found.shape == (3, 16)
     torch.testing.assert_close(found.square().mean(dim=1), torch.ones(3), rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@torch.no_grad()
+def test_a_texture_is_mean_and_deviation_of_the_first_layers_over_the_tile(trunk: str) -> None:
+    torch.manual_seed(1)
+    encoder = TileEncoder(trunk, width=4, embedding=16).eval()
+    tiles = torch.rand(3, 3, 64, 64)
+
+    found, texture = encoder.read(tiles)
+
+    first = encoder.trunk[:3](encoder.scale(tiles)).flatten(2)
+    wanted = torch.cat([first.mean(dim=2), first.std(dim=2, correction=0)], dim=1)
+    torch.testing.assert_close(found, encoder(tiles))
+    torch.testing.assert_close(texture[:, : wanted.shape[1]], wanted, rtol=1e-3, atol=1e-4)
+    assert texture.shape[1] > wanted.shape[1]
 
 
 @torch.no_grad()
@@ -188,7 +215,7 @@ def test_a_single_tile_that_is_attended_to_leaves_finite_slopes() -> None:
 def test_an_ensemble_says_all_that_a_result_needs() -> None:
     made = ensemble()
 
-    said = dict(zip(SLIDE_OUTPUTS, made(embeddings()), strict=True))
+    said = dict(zip(SLIDE_OUTPUTS, made(embeddings(), textures()), strict=True))
 
     each = torch.stack(
         [
@@ -207,15 +234,17 @@ def test_an_ensemble_says_all_that_a_result_needs() -> None:
     assert said["tile_probability"].shape == (2, 7)
 
 
+@pytest.mark.parametrize("scales", [(5, 1), (1, 5)])
 @torch.no_grad()
-def test_tiles_like_no_other_are_told_from_those_of_the_training() -> None:
+def test_tiles_like_no_other_are_told_by_embeddings_and_by_textures(scales: tuple[int, int]) -> None:
     made = ensemble()
 
     usual, strange = (
-        made(scale * embeddings())[SLIDE_OUTPUTS.index("out_of_distribution")] for scale in (1, 5)
+        made(by_meaning * embeddings(), by_texture * textures())[SLIDE_OUTPUTS.index("out_of_distribution")]
+        for by_meaning, by_texture in ((1, 1), scales)
     )
 
-    assert (strange > usual).all()
+    assert (strange > usual + 1).all()
 
 
 @torch.no_grad()
@@ -227,7 +256,8 @@ def test_the_graph_of_tiles_gives_what_pytorch_gives(tmp_path: Path) -> None:
 
     served = run_graph(open_graph(tmp_path / "tiles.onnx"), {"image": images.numpy()})
 
-    np.testing.assert_allclose(served["embeddings"], graph(images).numpy(), atol=1e-4)
+    for name, wanted in zip(TILE_OUTPUTS, graph(images), strict=True):
+        np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-4, err_msg=name)
     wanted = graph.encoder(torch.stack([image.movedim(2, 0) for image in images]) / 255.0)
     np.testing.assert_allclose(served["embeddings"], wanted.numpy(), atol=1e-4)
 
@@ -239,16 +269,17 @@ def test_the_graph_of_slides_gives_what_pytorch_gives_for_any_number_of_tiles(
 ) -> None:
     graph = ensemble()
     path = tmp_path / "slide.onnx"
-    export_graph(graph, {"embeddings": embeddings(2, 5)}, SLIDE_OUTPUTS, path, free=TILES_FREE)
-    asked = embeddings(slides, n, seed=9)
+    shown = {"embeddings": embeddings(2, 5), "textures": textures(2, 5)}
+    export_graph(graph, shown, SLIDE_OUTPUTS, path, free=TILES_FREE)
+    asked = {"embeddings": embeddings(slides, n, seed=9), "textures": textures(slides, n, seed=9)}
 
     session = open_graph(path)
-    served = run_graph(session, {"embeddings": asked.numpy()})
+    served = run_graph(session, {name: one.numpy() for name, one in asked.items()})
 
     lengths = {tensor.name: tensor.shape[1] for tensor in session.get_outputs()}
     assert [name for name, length in lengths.items() if length == "tiles"] == [
         "attention",
         "tile_probability",
     ]
-    for name, wanted in zip(SLIDE_OUTPUTS, graph(asked), strict=True):
+    for name, wanted in zip(SLIDE_OUTPUTS, graph(*asked.values()), strict=True):
         np.testing.assert_allclose(served[name], wanted.numpy(), atol=1e-5, err_msg=name)

@@ -26,6 +26,7 @@ from models.slide_lessons import (
     draw_tiles,
     embed,
     falling,
+    read_tiles,
     slide_loss,
     turn,
 )
@@ -182,14 +183,12 @@ def test_all_tiles_of_a_slide_are_stained_alike(bags: list[Bag]) -> None:
     one = Bag(np.repeat(bags[0].tiles[:1], 70, axis=0), bags[0].stains, False, "")
     # Of a tile of one color nothing but its color can change.
     one.tiles[:] = one.tiles.mean(axis=(1, 2), keepdims=True).astype(np.uint8)
-    mean_color = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 3, 1), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
-    )
+    encoder = TileEncoder(width=4).eval()
 
-    found = embed(mean_color, one, strength=1.0, random=torch.Generator().manual_seed(4))
+    _, found = read_tiles(encoder, one, strength=1.0, random=torch.Generator().manual_seed(4))
 
-    torch.testing.assert_close(found, found[:1].expand_as(found), rtol=1e-3, atol=1e-4)
-    assert (found[0] - embed(mean_color, one)[0]).abs().max() > 1e-3
+    torch.testing.assert_close(found, found[:1].expand_as(found), rtol=1e-3, atol=1e-3)
+    assert (found[0] - read_tiles(encoder, one)[1][0]).abs().max() > 1e-2
 
 
 # --- loss -------------------------------------------------------------------------------------------------
@@ -283,8 +282,8 @@ def test_a_checkpoint_becomes_two_graphs_that_are_measured(
         parity = card.read_card(Path("triton_repo") / model)["parity"]
         assert all(value <= parity["tolerance"][name] for name, value in parity["largest_difference"].items())
     bag, _ = cut(75, is_tumor=True)
-    embeddings = engine.infer("slide_tumor_tiles", {"image": np.array(bag.tiles)})["embeddings"]
-    outputs = engine.infer("slide_tumor", {"embeddings": embeddings[None]})
+    read = engine.infer("slide_tumor_tiles", {"image": np.array(bag.tiles)})
+    outputs = engine.infer("slide_tumor", {name: values[None] for name, values in read.items()})
     (score,) = to_scores("slide_tumor", engine.card("slide_tumor"), outputs)
     assert score.probability == pytest.approx(outputs["probability"][0, 0])
     assert outputs["attention"].shape == outputs["tile_probability"].shape == (1, len(bag))

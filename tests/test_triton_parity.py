@@ -12,10 +12,14 @@ from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.engines.triton import TritonEngine
 from node.imaging.intensity import prepare_radiograph
+from node.pipelines.slide_tumor import SlideTumor
+from node.samples.slide import slide_sample
+from node.samples.slide_series import write_slide
 from node.samples.thorax import thorax_radiograph
 from tests.conftest import SHARED_DATA
 from tests.ensembles import fresh_ensemble, write_ensemble
 from tests.peers.triton import TRITON_REPO, Triton, make_triton
+from tests.slides import series_of
 from tests.small_models import NewEngine
 
 pytestmark = pytest.mark.triton
@@ -135,6 +139,19 @@ def test_the_shipped_networks_say_what_they_said_in_pytorch(
         np.testing.assert_allclose(answered, logits, rtol=0, atol=tolerance, err_msg=model)
     probability = engine.infer(ENSEMBLE, {"image": images})["probability"]
     np.testing.assert_allclose(probability, TRAINED_ENSEMBLE, rtol=0, atol=ENSEMBLE_TOLERANCE)
+
+
+def test_both_engines_say_the_same_of_a_slide(
+    embedded: OnnxEngine, served: TritonEngine, tmp_path: Path
+) -> None:
+    slide = series_of(write_slide(slide_sample(999_011, columns=2048, rows=2048, is_tumor=True), tmp_path))
+
+    ours, theirs = (SlideTumor(tiles_at_once=16).analyze(slide, engine) for engine in (embedded, served))
+
+    (one,), (other,) = ours.scores, theirs.scores
+    assert other.probability == pytest.approx(one.probability, abs=ENGINES["atol"])
+    assert other.uncertainty.interval == pytest.approx(one.uncertainty.interval, abs=ENGINES["atol"])
+    np.testing.assert_allclose(theirs.maps[0].values, ours.maps[0].values, **ENGINES)
 
 
 # --- networks of the same architectures, in PyTorch beside both engines
