@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from node.engines.triton import TritonEngine
-from node.samples.dicom import Sample, demo_samples
+from node.samples.demo import RADIOGRAPHS, Sample
 from tests.peers import REPOSITORY
 from tests.peers.archive import Recorder, run_recorder
 from tests.peers.node import Node, make_node
@@ -87,8 +87,8 @@ def zoo() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def samples() -> dict[str, Sample]:
-    """The studies of the demo, by the outcome that their truth demands."""
-    return {sample.expected_outcome: sample for sample in demo_samples()}
+    """The radiographs of the demo, by the outcome that their truth demands."""
+    return {sample.expected_outcome: sample for sample in RADIOGRAPHS}
 
 
 @pytest.fixture(scope="session")

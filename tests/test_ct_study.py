@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from io import BytesIO
@@ -26,8 +24,9 @@ from node.samples.stack import AXIAL, CtGeometry
 from tests import ct_models, ct_phantom
 from tests.conftest import SHARED_DATA
 from tests.ct_phantom import BALLS
+from tests.measured import run_measured
 from tests.models import serve_by_python
-from tests.peers import REPOSITORY, dcmtk
+from tests.peers import dcmtk
 from tests.peers.hospital import Hospital, run_hospital
 from tests.peers.node import make_node, run_sightline, to_toml
 from tests.peers.triton import make_triton
@@ -319,35 +318,3 @@ def write_whole_chest(folder: Path) -> None:
     geometry = CtGeometry((x, y, z), spacing_mm, WHOLE_CHEST)
     sample = ct_phantom.scan(geometry, scale=2.8)
     write_ct(sample, folder, options=CtOptions(transfer_syntax_uid=RLELossless))
-
-
-def run_measured(*arguments: str) -> tuple[float, float]:
-    """Run a command of the node; return its seconds, and the peak of its memory and its processes' in GiB."""
-    started = time.monotonic()
-    with subprocess.Popen([sys.executable, "-m", "node.cli", *arguments], cwd=REPOSITORY) as process:
-        peak_kib: dict[int, int] = {}
-        while process.poll() is None:
-            for pid in (process.pid, *children_of(process.pid)):
-                peak_kib[pid] = max(peak_kib.get(pid, 0), peak_of(pid))
-            time.sleep(0.2)
-    assert process.returncode == 0
-    return time.monotonic() - started, sum(peak_kib.values()) / 1024**2
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started, and those that they have."""
-    try:
-        text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    except OSError:
-        return []
-    children = [int(word) for word in text.split()]
-    return [*children, *(grandchild for child in children for grandchild in children_of(child))]
-
-
-def peak_of(pid: int) -> int:
-    """The most that a process ever had in memory, in KiB; 0 of one that has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)

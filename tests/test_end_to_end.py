@@ -12,7 +12,7 @@ import pytest
 
 import node
 from node.domain.findings import Doubt
-from node.samples.dicom import Sample
+from node.samples.demo import SLIDES, demo_samples
 from tests.peers import REPOSITORY
 from tests.peers.node import run_sightline
 
@@ -20,6 +20,11 @@ Json = dict[str, Any]
 
 OUTCOMES = {"findings", "no_findings", "not_eligible", "failed"}
 PRIORITIES = {"stat", "urgent", "routine"}
+KINDS_BY_PIPELINE = {
+    "chest_xray": {"findings_sr", "summary_sr", "secondary_capture"},
+    "slide_tumor": {"findings_sr", "summary_sr", "secondary_capture", "parametric_map"},
+}
+KINDS_BY_OUTCOME = {("slide_tumor", "findings"): {"lesions_sr", "annotations"}}
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "torchvision", "models")))    # None: whoever imports one fails
@@ -65,8 +70,8 @@ def test_scores_of_the_demo_are_uncertain_for_a_reason(demo: Json) -> None:
         assert score["is_uncertain"] is (score["presence"] == "undetermined")
 
 
-def test_demo_finds_what_is_there_and_nothing_else(demo: Json, samples: dict[str, Sample]) -> None:
-    expected = {sample.name: [(sample.pipeline, sample.expected_outcome)] for sample in samples.values()}
+def test_demo_finds_what_is_there_and_nothing_else(demo: Json) -> None:
+    expected = {sample.name: [(sample.pipeline, sample.expected_outcome)] for sample in demo_samples()}
 
     outcomes = {
         study["sample"]: [(run["pipeline"], run["outcome"]) for run in study["runs"]]
@@ -79,11 +84,10 @@ def test_demo_finds_what_is_there_and_nothing_else(demo: Json, samples: dict[str
 def test_demo_delivers_every_object_to_its_archive(demo: Json) -> None:
     for study in demo["studies"]:
         for run in study["runs"]:
-            assert sorted(item["kind"] for item in run["objects"]) == [
-                "findings_sr",
-                "secondary_capture",
-                "summary_sr",
-            ]
+            kinds = {item["kind"] for item in run["objects"]}
+            assert kinds == KINDS_BY_PIPELINE[run["pipeline"]] | KINDS_BY_OUTCOME.get(
+                (run["pipeline"], run["outcome"]), set()
+            )
             for item in run["objects"]:
                 assert item["delivered_to"], item
 
@@ -96,11 +100,29 @@ def test_demo_leaves_results_and_pictures_to_look_at(demo: Json, demo_folder: Pa
     assert list(demo_folder.rglob("*.png"))
 
 
-def test_demo_ranks_the_finding_before_the_rest(demo: Json) -> None:
-    priority = {run["outcome"]: run["priority"] for study in demo["studies"] for run in study["runs"]}
+def test_slide_of_the_demo_comes_as_several_instances_and_its_tumor_has_area_and_places(
+    demo: Json, demo_folder: Path
+) -> None:
+    (study,) = [one for one in demo["studies"] if one["sample"] == "slide-positive"]
+    (run,) = study["runs"]
+    sent = [pydicom.dcmread(path, stop_before_pixels=True) for path in demo_folder.rglob("slide-*.dcm")]
+    sent = [one for one in sent if one.StudyInstanceUID == study["study_instance_uid"]]
 
-    assert priority["findings"] in ("stat", "urgent")
-    assert priority["no_findings"] == "routine"
+    truth = SLIDES[0].slide().tumor_area_mm2
+    (score,) = run["scores"]
+    (area,) = score["measurements"]
+    finest = next(one for one in sent if one.get("TotalPixelMatrixColumns") == SLIDES[0].side)
+    assert sorted(one.ImageType[2] for one in sent) == ["LABEL", "OVERVIEW", "VOLUME", "VOLUME", "VOLUME"]
+    assert (area["name"], area["unit"]) == ("Area", "mm2")
+    assert area["value"] == pytest.approx(truth, rel=0.3)
+    assert {region["sop_instance_uid"] for region in run["regions"]} == {finest.SOPInstanceUID}
+
+
+def test_demo_ranks_the_finding_before_the_rest(demo: Json) -> None:
+    runs = [run for study in demo["studies"] for run in study["runs"]]
+
+    assert {run["priority"] for run in runs if run["outcome"] == "findings"} <= {"stat", "urgent"}
+    assert {run["priority"] for run in runs if run["outcome"] == "no_findings"} == {"routine"}
 
 
 def test_process_keeps_the_same_contract(positive: Path, tmp_path: Path) -> None:
@@ -168,6 +190,7 @@ class OrNull(list[Any]):
 
 
 CODE = (str, str)
+MEASUREMENT = {"name": str, "value": float, "unit": str, "interval": OrNull([(float, float)])}
 SCORE = {
     "name": str,
     "code": CODE,
@@ -179,6 +202,7 @@ SCORE = {
     "is_uncertain": bool,
     "doubts": [set(Doubt)],
     "presence": {"present", "absent", "undetermined"},
+    "measurements": [MEASUREMENT],
 }
 REGION = {
     "identifier": str,
@@ -191,7 +215,8 @@ REGION = {
     "laterality": str,
     "presence": {"present", "absent", "undetermined"},
     "score": OrNull([SCORE]),
-    "measurements": [{"name": str, "value": float, "unit": str, "interval": OrNull([(float, float)])}],
+    "measurements": [MEASUREMENT],
+    "remark": str,
 }
 OBJECT = {
     "kind": str,

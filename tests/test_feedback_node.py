@@ -16,7 +16,8 @@ from node.account import describe_study
 from node.deliver.dimse import Peer, send_files
 from node.domain.feedback import Verdict
 from node.index import Index, sqlite_url
-from node.samples.dicom import Sample, fresh_uid
+from node.samples.demo import Sample
+from node.samples.dicom import fresh_uid
 from tests.peers import LOOPBACK, dcmtk, wait_until
 from tests.peers.node import Node, make_node
 from tests.readers import (

@@ -11,7 +11,8 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from node.samples.dicom import Sample, fresh_uid
+from node.samples.demo import Sample
+from node.samples.dicom import fresh_uid
 from tests.peers import dcmtk
 from tests.peers.node import Node, make_node
 from tests.peers.orthanc import Orthanc, run_orthanc

@@ -21,7 +21,7 @@ from node.imaging.intensity import prepare_radiograph
 from node.interfaces import Arrays, Engine, Pipeline
 from node.pipelines.chest_xray import ChestXray
 from node.read.projection import read_projection
-from node.samples.dicom import Sample, demo_samples
+from node.samples.demo import RADIOGRAPHS, Sample
 from tests.datasets import RAMP, instance, radiograph, save
 from tests.peers import REPOSITORY
 
@@ -304,7 +304,7 @@ def test_shipped_chest_xray_is_whole(shipped: OnnxEngine) -> None:
     shipped.check("chest_xray")
 
 
-@pytest.mark.parametrize("sample", [one for one in demo_samples() if one.pipeline == "chest_xray"])
+@pytest.mark.parametrize("sample", RADIOGRAPHS, ids=lambda one: one.name)
 def test_shipped_chest_xray_finds_what_is_in_the_samples(
     shipped: OnnxEngine, sample: Sample, tmp_path: Path
 ) -> None:

@@ -13,7 +13,8 @@ from pydicom.pixels import apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from node.samples.anatomy import Lesion, Thorax, thorax_body
-from node.samples.dicom import DxOptions, demo_samples, fresh_uid, write_dx
+from node.samples.demo import RADIOGRAPHS, SLIDES, demo_samples
+from node.samples.dicom import DxOptions, fresh_uid, write_dx
 from node.samples.projection import integrate
 from node.samples.shapes import is_lung
 from node.samples.thorax import Radiograph, draw_exposure, project, projection_grid, thorax_radiograph
@@ -277,16 +278,22 @@ def test_option_no_object_can_carry_is_refused(name: str, value: str | int) -> N
         DxOptions(**{name: value})  # type: ignore[arg-type]
 
 
-def test_demo_has_one_positive_and_one_negative_chest_radiograph() -> None:
-    samples = [sample for sample in demo_samples() if sample.pipeline == "chest_xray"]
+@pytest.mark.parametrize("pipeline", ["chest_xray", "slide_tumor"])
+def test_demo_has_one_positive_and_one_negative_study_of_each_kind(pipeline: str) -> None:
+    outcomes = [sample.expected_outcome for sample in demo_samples() if sample.pipeline == pipeline]
 
-    assert sorted(sample.expected_outcome for sample in samples) == ["findings", "no_findings"]
-    for sample in (replace(sample, size=SIZE) for sample in samples):
+    assert sorted(outcomes) == ["findings", "no_findings"]
+
+
+def test_expected_outcomes_of_the_demo_follow_from_what_is_drawn() -> None:
+    for slide in SLIDES:
+        assert (slide.slide().tumor_area_mm2 > 0) == (slide.expected_outcome == "findings")
+    for sample in (replace(sample, size=SIZE) for sample in RADIOGRAPHS):
         assert (sample.truth.finding is not None) == (sample.expected_outcome == "findings")
 
 
 def test_demo_study_is_the_same_until_it_is_given_a_fresh_uid(tmp_path: Path) -> None:
-    sample = replace(demo_samples()[0], size=SIZE)
+    sample = replace(RADIOGRAPHS[0], size=SIZE)
 
     first, again = (
         next(dcmread(path) for path in sample.write(tmp_path / name)) for name in ("first", "again")

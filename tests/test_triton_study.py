@@ -9,21 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from node.account import describe_score
 from node.app import home_of
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import Owner
 from node.engines.repository import ModelRepository
 from node.engines.triton_server import TritonServer
-from node.imaging.intensity import prepare_radiograph
-from node.read.projection import read_projection
-from node.samples.dicom import Sample
-from tests.datasets import instance
+from node.interfaces import Pipeline
+from node.pipelines.chest_xray import ChestXray
+from node.pipelines.slide_tumor import SlideTumor
+from node.samples.demo import RadiographStudy, demo_samples
 from tests.gates import let_through, link_shipped_models, put_gates, shut, wait_at_gate
 from tests.peers import dcmtk, wait_until
 from tests.peers.archive import Recorder
 from tests.peers.fake_triton import run_fake_triton
 from tests.peers.node import Node, run_sightline, to_toml
 from tests.peers.triton import SHARED_MEMORY, TRITON_REPO, Triton, make_triton
+from tests.slides import series_of
 from tests.small_models import HOLD, HOLD_TOO, LARGE, let_go, wait_until_held, write_slow
 
 pytestmark = pytest.mark.triton
@@ -31,6 +33,8 @@ pytestmark = pytest.mark.triton
 STUDIES = 8
 GONE_S = 20
 """How long a server is away that was killed."""
+
+PIPELINES: Mapping[str, Pipeline] = {"chest_xray": ChestXray(), "slide_tumor": SlideTumor()}
 
 # The index keeps four digits; beyond them the same library adds the same numbers in another order.
 TOLERANCE = 2e-4
@@ -65,22 +69,24 @@ def test_demo_says_the_same_on_triton(triton: Triton, tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     studies = json.loads(done.stdout)["studies"]
-    assert [study["runs"][0]["outcome"] for study in studies] == ["findings", "no_findings"]
-    assert triton.metrics()['nv_inference_request_success{model="chest_xray",version="1"}'] >= len(studies)
+    assert [study["runs"][0]["outcome"] for study in studies] == [
+        sample.expected_outcome for sample in demo_samples()
+    ]
     embedded = OnnxEngine(ModelRepository(TRITON_REPO), threads=2)
     for study in studies:
-        expected = ask(embedded, out / study["sample"] / f"{study['sample']}.dcm")
-        for name in ("probability", "interval", "entropy", "mutual_information"):
-            told = [score[name] for score in study["runs"][0]["scores"]]
-            np.testing.assert_allclose(told, expected[name][0], rtol=0, atol=TOLERANCE, err_msg=name)
+        (run,) = study["runs"]
+        requests = f'nv_inference_request_success{{model="{run["pipeline"]}",version="1"}}'
+        assert triton.metrics()[requests] >= 2
+        for told, expected in zip(run["scores"], ask(embedded, run, out / study["sample"]), strict=True):
+            for name in ("probability", "interval", "entropy", "mutual_information"):
+                np.testing.assert_allclose(told[name], expected[name], rtol=0, atol=TOLERANCE, err_msg=name)
 
 
-def ask(engine: OnnxEngine, path: Path) -> dict[str, np.ndarray]:
-    """What an engine says of one file."""
-    pixels = prepare_radiograph(
-        read_projection(instance(path)).pixels, engine.card("chest_xray").input_shape[-1]
-    )
-    return engine.infer("chest_xray", {"image": pixels[np.newaxis, np.newaxis]})
+def ask(engine: OnnxEngine, run: Json, folder: Path) -> list[Json]:
+    """The scores that an engine gives the files of a study."""
+    series = series_of(path for path in folder.glob("*.dcm") if not path.name.startswith(run["pipeline"]))
+    findings = PIPELINES[run["pipeline"]].analyze(series, engine)
+    return [describe_score(score) for score in findings.scores]
 
 
 @pytest.fixture
@@ -133,7 +139,7 @@ def batches_of(triton: Triton, model: str) -> dict[int, int]:
 def write_studies(folder: Path, count: int) -> list[Path]:
     """A radiograph of each of so many bodies, normal and ill in turn."""
     kinds = (None, "consolidation")
-    samples = [Sample(str(seed), "chest_xray", seed, kinds[seed % 2], "", size=320) for seed in range(count)]
+    samples = [RadiographStudy(str(seed), seed, kinds[seed % 2], "", size=320) for seed in range(count)]
     return [path for sample in samples for path in sample.write(folder)]
 
 

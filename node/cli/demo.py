@@ -24,7 +24,8 @@ from node.errors import TransientError
 from node.index import Json
 from node.receive.dimse import DimseListener
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
-from node.samples.dicom import Sample, demo_samples, fresh_uid
+from node.samples.demo import Sample, demo_samples
+from node.samples.dicom import fresh_uid
 from node.storage import Storage
 from node.telemetry import configure_logging
 

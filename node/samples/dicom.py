@@ -17,7 +17,8 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
 )
 
-from node.samples.thorax import Radiograph, Truth, thorax_radiograph
+from node.samples.thorax import Radiograph
+from node.slide_objects.items import code_item
 
 SOP_CLASS_BY_MODALITY = {"DX": DigitalXRayImageStorageForPresentation, "CR": ComputedRadiographyImageStorage}
 SHAPE_BY_PHOTOMETRIC = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}
@@ -72,41 +73,6 @@ class DxOptions:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} {getattr(self, name)!r}, expected one of {list(values)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One synthetic study of the demo: the pipeline that should read it and what should come out."""
-
-    name: str
-    pipeline: str
-    seed: int
-    finding: str | None
-    expected_outcome: str
-    size: int = 1024
-
-    @property
-    def truth(self) -> Truth:
-        """What is in the picture; its box counts the pixels of the written file."""
-        return self.radiograph().truth
-
-    def radiograph(self) -> Radiograph:
-        """Return the picture, drawn anew at each call."""
-        return thorax_radiograph(self.seed, finding=self.finding, size=self.size)
-
-    def write(self, folder: Path, *, study_instance_uid: str | None = None) -> list[Path]:
-        """Write the study's files into the folder; without a UID it is the same study every time."""
-        options = DxOptions(study_instance_uid=study_instance_uid)
-        folder.mkdir(parents=True, exist_ok=True)
-        return [write_dx(self.radiograph(), folder / f"{self.name}.dcm", options=options)]
-
-
-def demo_samples() -> tuple[Sample, ...]:
-    """Return the studies of the demo: a chest radiograph with a consolidation, and one without a finding."""
-    return (
-        Sample("chest-xray-positive", "chest_xray", 2, "consolidation", "findings"),
-        Sample("chest-xray-negative", "chest_xray", 14, None, "no_findings"),
-    )
 
 
 def fresh_uid() -> str:
@@ -239,15 +205,6 @@ def _anatomy(options: DxOptions) -> Dataset:
     view.ViewModifierCodeSequence = []
     part.ViewCodeSequence = [view]
     return part
-
-
-def code_item(code: Code) -> Dataset:
-    """Return a code as an item of a code sequence (PS3.3 8.8)."""
-    item = Dataset()
-    item.CodeValue = code.value
-    item.CodingSchemeDesignator = code.scheme_designator
-    item.CodeMeaning = code.meaning
-    return item
 
 
 def _pixels(radiograph: Radiograph, options: DxOptions) -> Dataset:
