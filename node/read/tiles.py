@@ -10,7 +10,7 @@ Corner = tuple[int, int]
 Tile = TypeVar("Tile", covariant=True)
 
 AT_ONCE = 16
-"""Tiles that one thread reads in one go: a decoder is then asked once for all, and they are judged together."""
+"""Tiles that one thread reads in one go: a decoder is asked once for all, and they are judged together."""
 
 
 class Regions(Protocol[Tile]):

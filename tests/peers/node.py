@@ -22,7 +22,7 @@ from tests.peers import LOOPBACK, REPOSITORY, end_process, free_ports, wait_unti
 AE_TITLE = "SIGHTLINE"
 UNFINISHED = ("", None)
 NEVER_FULL = {"max_used_percent": 100, "min_free_gib": 0}
-"""Receive settings by which no disk counts as full: how full that of the machine is, is no test's business."""
+"""Receive settings by which no disk counts as full: how full the machine's is, decides no test."""
 
 Json = dict[str, Any]
 
