@@ -16,7 +16,15 @@ LEVELS = [level(2048, 1024, 1), level(512, 256, 4), level(128, 64, 16)]
 
 @pytest.mark.parametrize(
     ("micrometers_per_pixel", "number", "side"),
-    [(0.5, 0, 256), (0.25, 1, 128), (0.2495, 1, 128), (0.27, 1, 119), (2.0, 0, 64)],
+    [
+        (0.5, 0, 256),
+        (0.499, 0, 256),
+        (0.53, 0, 242),
+        (0.25, 1, 128),
+        (0.2425, 1, 128),
+        (0.27, 1, 119),
+        (2.0, 0, 64),
+    ],
 )
 def test_tiles_are_read_from_the_coarsest_level_that_is_fine_enough(
     micrometers_per_pixel: float, number: int, side: int

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from node.errors import PixelError
-from node.imaging.slide_grid import shrink, shrink_tile
+from node.imaging.slide_grid import shrink_tile
 from node.imaging.slide_tiles import PreparedSlide
 from node.imaging.tile_quality import Quality, judge_tile, judge_tiles
 from node.read.tiles import stream_tiles
+from node.shrink import shrink
 
 SIDE, SIZE = 64, 32
 GLASS, STROMA, NUCLEUS, INK = (243, 242, 244), (226, 160, 200), (70, 40, 110), (40, 150, 110)
@@ -40,12 +41,12 @@ class Row:
         self._damaged = damaged
 
     def regions(
-        self, level: int, corners: Sequence[tuple[int, int]], columns: int, rows: int
+        self, level: int, corners: Sequence[tuple[int, int]], columns: int, rows: int, *, factor: int = 1
     ) -> list[np.ndarray]:
         numbers = [left // SIDE for left, _ in corners]
         if self._damaged in numbers:
             raise PixelError("1.2.3", f"tile {self._damaged}")
-        return [MIXED[number] for number in numbers]
+        return [shrink(MIXED[number], factor) for number in numbers]
 
 
 CORNERS = [(SIDE * number, 0) for number in range(len(MIXED))]

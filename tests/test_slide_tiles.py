@@ -122,6 +122,24 @@ def test_no_corners_give_no_tiles(slide: Slide) -> None:
     assert list(stream_tiles(slide, 0, [], 64, threads=2, ahead=8)) == []
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("is_compressed", [True, False])
+@pytest.mark.parametrize("corner", [(TILE_PX, 2 * TILE_PX), (-8, 13), (COLUMNS - 20, ROWS - 30)])
+def test_regions_made_smaller_are_means_of_the_regions(
+    tmp_path: Path, corner: tuple[int, int], is_compressed: bool, factor: int
+) -> None:
+    path = write_slide(tmp_path / "written").paths[0]
+    instance = changed(path, tmp_path, compress if is_compressed else lambda _: None)
+
+    with open_slide(made_of(instance)) as opened:
+        small = opened.regions(0, [corner, corner], TILE_PX, TILE_PX, factor=factor)
+        whole = opened.region(0, *corner, TILE_PX, TILE_PX).astype(float)
+
+    means = whole.reshape(TILE_PX // factor, factor, TILE_PX // factor, factor, 3).mean(axis=(1, 3))
+    for one in small:
+        assert np.array_equal(one, np.floor(means + 0.5))
+
+
 def test_regions_read_by_many_threads_are_right(slide: Slide) -> None:
     expected = [slide.region(0, *corner, 50, 50) for corner in SHIFTED]
 
@@ -137,8 +155,9 @@ def test_tiles_of_which_parts_are_wanted_are_kept_up_to_a_limit() -> None:
     level = SlideLevel("1.2.3", side * across, side * 2, 1.0, side, side)
     decoded = []
 
-    def decode(frames: Sequence[int]) -> list[np.ndarray]:
+    def decode(frames: Sequence[int], factor: int) -> list[np.ndarray]:
         decoded.extend(frames)
+        assert factor == 1
         return [np.full((side, side, 3), frame, np.uint8) for frame in frames]
 
     matrix = TiledMatrix(level, row_by_row(level), decode)

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from node.domain.slide import SlideLevel
+from node.shrink import shrink
 
 # Levels are seldom of exactly the magnification that they claim: a little coarser is still the same one.
 SLACK = 1.1
 
-# The sum of so many pixels in a square still fits into 16 bits, and half as many more.
-SMALL_FACTOR = 16
+# By so much a tile may be smaller or larger than asked for: far less than cells differ among themselves.
+NEAR = 0.04
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +48,19 @@ def plan_tiles(
     """
     number = fitting_level(levels, wanted_micrometers_per_pixel / micrometers_per_pixel)
     level = levels[number]
-    side = max(round(side_um / (micrometers_per_pixel * level.downsample)), 1)
+    side = _side(side_um / (micrometers_per_pixel * level.downsample), side_um / wanted_micrometers_per_pixel)
     share = share_of_tiles(tissue, columns=level.columns / side, rows=level.rows / side)
     rows, columns = np.nonzero(share >= least_tissue)
     return TilePlan(number, side, np.stack([columns, rows], axis=1) * side)
+
+
+def _side(wanted: float, size: float) -> int:
+    """Return the side of a tile in whole pixels: a multiple of what the network takes, where that is near.
+
+    Such a tile is shrunk by a whole number, and often is one that is stored.
+    """
+    multiple = round(wanted / size) * round(size)
+    return multiple if abs(multiple / wanted - 1) <= NEAR else max(round(wanted), 1)
 
 
 def fitting_level(levels: Sequence[SlideLevel], downsample: float) -> int:
@@ -91,24 +100,3 @@ def shrink_tile(tile: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         lines = _averaged(tile.astype(np.float64), size).swapaxes(0, 1)
         return np.rint(_averaged(lines, size).swapaxes(0, 1)).astype(np.uint8)
     return shrink(tile, factor)
-
-
-def shrink(colors: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Return colors (rows, columns, 3) whose pixels are the rounded mean of `factor` × `factor`."""
-    if factor == 1:
-        return colors
-    rows, columns = colors.shape[0] // factor, colors.shape[1] // factor
-    # Lines of single values: loops over the three colors of each pixel would take most of the time.
-    values = colors.reshape(len(colors), -1)
-    lines: NDArray[Any] = values[::factor].astype(np.uint16 if factor <= SMALL_FACTOR else np.uint32)
-    for row in range(1, factor):
-        lines += values[row::factor]
-    width = lines.shape[1] - 3 * (factor - 1)
-    total = lines[:, :width] + factor * factor // 2
-    for column in range(1, factor):
-        total += lines[:, 3 * column : 3 * column + width]
-    means = (total // (factor * factor)).astype(np.uint8)
-    small = np.empty((rows, columns, 3), dtype=np.uint8)
-    for channel in range(3):
-        small[..., channel] = means[:, channel :: 3 * factor]
-    return small

@@ -25,8 +25,10 @@ class PreparedTile:
 class Regions(Protocol):
     """What gives parts of a slide, as `node.read.slide.Slide` does."""
 
-    def regions(self, level: int, corners: list[Corner], columns: int, rows: int) -> Sequence[Colors]:
-        """Return the part (rows, columns, 3) at each corner."""
+    def regions(
+        self, level: int, corners: list[Corner], columns: int, rows: int, *, factor: int = 1
+    ) -> Sequence[Colors]:
+        """Return the part (rows, columns, 3) at each corner, smaller by a factor."""
         ...
 
 
@@ -42,7 +44,9 @@ class PreparedSlide:
 
     def regions(self, level: int, corners: list[Corner], columns: int, rows: int) -> list[PreparedTile]:
         """Return the tile at each corner; raises what reading raises."""
-        return prepare_tiles(self.slide.regions(level, corners, columns, rows), self.size)
+        # Where the size divides the side, whoever reads makes them smaller before it hands them over.
+        factor = columns // self.size if columns % self.size == 0 else 1
+        return prepare_tiles(self.slide.regions(level, corners, columns, rows, factor=factor), self.size)
 
 
 def prepare_tiles(tiles: Sequence[Colors], size: int) -> list[PreparedTile]:

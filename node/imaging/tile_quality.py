@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from node.imaging.slide_grid import shrink
 from node.imaging.tissue import GLASS_PERCENTILE, density_tables, find_ink, saturations
+from node.shrink import shrink
 
 Colors = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -62,7 +62,7 @@ def judge_tiles(tiles_rgb: Sequence[Colors]) -> list[Quality]:
     for tile in tiles_rgb:
         if tile.ndim != 3 or tile.shape[2] != 3 or min(tile.shape[:2]) < 2 * COARSE:
             raise ValueError(f"an array of shape {tile.shape}, expected (rows, columns, 3)")
-    coarse = np.stack([_shrunk(tile) for tile in tiles_rgb])
+    coarse = _coarse(tiles_rgb)
     tables = _tables(coarse)
     planes = _planes(coarse)
     density = _densities(planes, tables)
@@ -71,10 +71,10 @@ def judge_tiles(tiles_rgb: Sequence[Colors]) -> list[Quality]:
     tissue = colorful & (mean > TISSUE_DENSITY) & ~pen
     shares = np.stack([field.mean(axis=(1, 2)) for field in (pen, tissue, mean > DARK_DENSITY)], axis=1)
     found = [_judge_shares(*one) for one in shares.tolist()]
-    return [
-        Quality.BLURRED if quality.is_usable and not _is_sharp(*one) else quality
-        for quality, *one in zip(found, tiles_rgb, tables, tissue, strict=True)
-    ]
+    usable = [number for number, quality in enumerate(found) if quality.is_usable]
+    for number in _blurred(usable, tiles_rgb, tables, tissue):
+        found[number] = Quality.BLURRED
+    return found
 
 
 def _judge_shares(pen: float, tissue: float, dark: float) -> Quality:
@@ -85,32 +85,43 @@ def _judge_shares(pen: float, tissue: float, dark: float) -> Quality:
     return Quality.DARK if dark > MOST_DARK else Quality.TISSUE
 
 
-def _is_sharp(tile: Colors, table: Floats, tissue: Field) -> bool:
-    """Return whether neighboring pixels of the tissue differ enough in density, beyond a slope."""
-    missing = LEAST_DETAIL * COARSE**2 * np.count_nonzero(tissue)
-    middle = len(tissue) // 2
+def _blurred(numbers: list[int], tiles: Sequence[Colors], tables: Floats, tissue: Field) -> list[int]:
+    """Return which of these tiles have neighboring pixels of tissue that hardly differ, beyond a slope."""
+    missing = LEAST_DETAIL * COARSE**2 * tissue.sum(axis=(1, 2))
+    middle = tissue.shape[1] // 2
     # In the middle of most tiles a few rows show as much detail as all have to.
-    for first, last in ((middle, min(middle + FEW_ROWS // COARSE, len(tissue))), (0, len(tissue))):
-        rows = _planes(tile[np.newaxis, first * COARSE : last * COARSE, : tissue.shape[1] * COARSE])
-        second = _second_differences(_densities(rows, table[np.newaxis]).mean(axis=0)[0])
-        second *= tissue[first:last].repeat(COARSE, axis=0).repeat(COARSE, axis=1)[1:-1, 1:-1]
-        if np.vdot(second, second) >= missing:
-            return True
-    return False
+    for first, last in ((middle, min(middle + FEW_ROWS // COARSE, tissue.shape[1])), (0, tissue.shape[1])):
+        if numbers:
+            details = _details([tiles[one] for one in numbers], tables[numbers], tissue[numbers], first, last)
+            numbers = [one for one, detail in zip(numbers, details, strict=True) if detail < missing[one]]
+    return numbers
+
+
+def _details(tiles: Sequence[Colors], tables: Floats, tissue: Field, first: int, last: int) -> list[float]:
+    """Return the sum of squares of second differences in tissue, over some coarse rows of each tile."""
+    width = tissue.shape[2] * COARSE
+    rows = np.stack([tile[first * COARSE : last * COARSE, :width] for tile in tiles])
+    second = _second_differences(_densities(_planes(rows), tables).mean(axis=0))
+    second *= tissue[:, first:last].repeat(COARSE, axis=1).repeat(COARSE, axis=2)[:, 1:-1, 1:-1]
+    flat = second.reshape(len(second), -1)
+    return [float(np.vdot(one, one)) for one in flat]
 
 
 def _second_differences(values: Floats) -> Floats:
     """Return by how much the four neighbors of each value exceed it together, but for the outermost."""
-    second = values[:-2, 1:-1] + values[2:, 1:-1]
-    second += values[1:-1, :-2]
-    second += values[1:-1, 2:]
-    second -= 4 * values[1:-1, 1:-1]
+    second = values[:, :-2, 1:-1] + values[:, 2:, 1:-1]
+    second += values[:, 1:-1, :-2]
+    second += values[:, 1:-1, 2:]
+    second -= 4 * values[:, 1:-1, 1:-1]
     return second
 
 
-def _shrunk(tile: Colors) -> Colors:
-    rows, columns = (side // COARSE * COARSE for side in tile.shape[:2])
-    return shrink(tile[:rows, :columns], COARSE)
+def _coarse(tiles: Sequence[Colors]) -> Colors:
+    """Return the means of COARSE × COARSE pixels of tiles of one size (n, rows, columns, 3)."""
+    rows, columns = (side // COARSE * COARSE for side in tiles[0].shape[:2])
+    # One below the other: to shrink each by itself takes twice as long.
+    small = shrink(np.concatenate([tile[:rows, :columns] for tile in tiles]), COARSE)
+    return small.reshape(len(tiles), rows // COARSE, columns // COARSE, 3)
 
 
 def _tables(tiles: Colors) -> Floats:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from node.domain.slide import SlideLevel
 from node.errors import PixelError
 from node.read.tile_isolation import TileError
+from node.shrink import shrink
 
 Colors = npt.NDArray[np.uint8]
 Corners = npt.NDArray[np.int64]
@@ -31,8 +32,11 @@ class Matrix(Protocol):
 
     level: SlideLevel
 
-    def regions(self, corners: Sequence[Corner], columns: int, rows: int) -> list[Colors]:
-        """Return for each corner the part (rows, columns, 3) in RGB, white where nothing is stored."""
+    def regions(self, corners: Sequence[Corner], columns: int, rows: int, *, factor: int = 1) -> list[Colors]:
+        """Return for each corner the part (rows, columns, 3) in RGB, white where nothing is stored.
+
+        By a factor that divides both sides they come smaller, each pixel the mean of factor × factor.
+        """
         ...
 
 
@@ -40,9 +44,9 @@ class TiledMatrix:
     """A level, each frame at its corner; of several at one place the first counts; safe in threads."""
 
     def __init__(
-        self, level: SlideLevel, corners: Corners, decode: Callable[[Sequence[int]], list[Colors]]
+        self, level: SlideLevel, corners: Corners, decode: Callable[[Sequence[int], int], list[Colors]]
     ) -> None:
-        """Take (frames, 2) corners, and what gives the tiles of some frames (from 0) or raises TileError."""
+        """Take (frames, 2) corners, and what gives the tiles of some frames (from 0), smaller by a factor."""
         self.level = level
         self._corners, self._decode = corners, decode
         self._frame_by_cell = _frame_by_cell(level, corners)
@@ -53,7 +57,7 @@ class TiledMatrix:
         """How many frames have a place."""
         return len(self._corners)
 
-    def regions(self, corners: Sequence[Corner], columns: int, rows: int) -> list[Colors]:
+    def regions(self, corners: Sequence[Corner], columns: int, rows: int, *, factor: int = 1) -> list[Colors]:
         """Return the parts; raises PixelError with the place for a tile that does not decode."""
         if not 0 < columns * rows * len(corners) <= MAX_REGION_PIXELS:
             raise ValueError(f"{len(corners)} parts of {columns} × {rows} pixels")
@@ -64,14 +68,14 @@ class TiledMatrix:
         # Backwards: where tiles overlap the first one ends on top.
         frames = sorted(users, reverse=True)
         if exact := self._exact(corners, columns, rows, users):
-            return exact
+            return self._new_tiles(exact, factor)
         pictures = [np.full((rows, columns, 3), WHITE, np.uint8) for _ in corners]
         for start in range(0, len(frames), TILES_AT_ONCE):
             part = frames[start : start + TILES_AT_ONCE]
             for frame, tile in zip(part, self._tiles(part), strict=True):
                 for index in users[frame]:
                     self._lay(tile, frame, pictures[index], corners[index])
-        return pictures
+        return [shrink(picture, factor) for picture in pictures]
 
     def place(self, frame: int) -> str:
         """Return in words which frame it is (from 0), and where."""
@@ -80,8 +84,8 @@ class TiledMatrix:
 
     def _exact(
         self, corners: Sequence[Corner], columns: int, rows: int, users: dict[int, list[int]]
-    ) -> list[Colors]:
-        """Return the tiles themselves where each part is just one of them; nothing where not."""
+    ) -> list[int]:
+        """Return the frames where each part is just one of them; nothing where not."""
         level = self.level
         if (columns, rows) != (level.tile_columns, level.tile_rows) or len(users) != len(corners):
             return []
@@ -91,7 +95,7 @@ class TiledMatrix:
             frame = frame_by_index.get(index)
             if frame is None or not is_inside or tuple(self._corners[frame].tolist()) != (left, top):
                 return []
-        return self._new_tiles([frame_by_index[index] for index in range(len(corners))])
+        return [frame_by_index[index] for index in range(len(corners))]
 
     def _frames_in(self, corner: Corner, columns: int, rows: int) -> list[int]:
         """Return the frames that meet a part within the matrix."""
@@ -120,9 +124,9 @@ class TiledMatrix:
             self._cache.put(frame, tile)
         return [tiles[frame] for frame in frames]
 
-    def _new_tiles(self, frames: Sequence[int]) -> list[Colors]:
+    def _new_tiles(self, frames: Sequence[int], factor: int = 1) -> list[Colors]:
         try:
-            return self._decode(frames)
+            return self._decode(frames, factor)
         except TileError as error:
             raise PixelError(
                 self.level.sop_instance_uid, f"{self.place(frames[error.index])}: {error}"

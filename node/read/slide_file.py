@@ -14,6 +14,7 @@ import openslide
 from node.domain.slide import SlideLevel
 from node.errors import DatasetError, PixelError
 from node.read.matrix import MAX_REGION_PIXELS, WHITE, Corner
+from node.shrink import shrink
 
 Colors = npt.NDArray[np.uint8]
 
@@ -56,11 +57,11 @@ class FileMatrix:
         self.level = level
         self._is_dense = slide.properties.get(openslide.PROPERTY_NAME_VENDOR) in DENSE_VENDORS
 
-    def regions(self, corners: Sequence[Corner], columns: int, rows: int) -> list[Colors]:
+    def regions(self, corners: Sequence[Corner], columns: int, rows: int, *, factor: int = 1) -> list[Colors]:
         """Return the parts, white where the file stores nothing; raises PixelError with the place."""
         if not 0 < columns * rows * len(corners) <= MAX_REGION_PIXELS:
             raise ValueError(f"{len(corners)} parts of {columns} × {rows} pixels")
-        return [self._region(left, top, columns, rows) for left, top in corners]
+        return [shrink(self._region(left, top, columns, rows), factor) for left, top in corners]
 
     def _region(self, left: int, top: int, columns: int, rows: int) -> Colors:
         place = f"the part at column {left} and row {top} of level {self._number}"

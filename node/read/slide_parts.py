@@ -15,6 +15,7 @@ from node.read.dataset import dataset_faults, pixel_faults
 from node.read.slide_frames import FileBytes, FrameTable, find_frames
 from node.read.stored import StoredFrames
 from node.read.tile_isolation import ROOM_BYTES, TILE_DECODERS, TileError
+from node.shrink import shrink
 
 Colors = npt.NDArray[np.uint8]
 
@@ -78,13 +79,16 @@ class PartFrames:
         actual = "YCbCr" if is_luminance else "RGB"
         return f"The tiles are said to be {photometric}, but their JPEG streams are {actual}."
 
-    def decode(self, numbers: Sequence[int]) -> list[Colors]:
-        """Return the tiles of some frames (from 0) in RGB; raises TileError for the first that fails."""
+    def decode(self, numbers: Sequence[int], factor: int = 1) -> list[Colors]:
+        """Return the tiles of some frames (from 0) in RGB; raises TileError for the first that fails.
+
+        By a factor that divides both sides they come smaller, each pixel the mean of factor × factor.
+        """
         encoded = [self._encoded(index, number) for index, number in enumerate(numbers)]
         if self._is_fast:
             streams = [declare_colors(stream, self.layout.photometric) for stream in encoded]
-            return TILE_DECODERS.decode(streams, self.layout.rows, self.layout.columns)
-        return [self._decode_one(index, stream) for index, stream in enumerate(encoded)]
+            return TILE_DECODERS.decode(streams, self.layout.rows, self.layout.columns, factor)
+        return [shrink(self._decode_one(index, stream), factor) for index, stream in enumerate(encoded)]
 
     def _encoded(self, index: int, number: int) -> bytes:
         try:
@@ -146,15 +150,15 @@ class LevelFrames:
                 return first + frames.table.fault[0], frames.table.fault[1]
         return None
 
-    def decode(self, numbers: Sequence[int]) -> list[Colors]:
+    def decode(self, numbers: Sequence[int], factor: int = 1) -> list[Colors]:
         """Return the tiles of some frames (from 0 through all parts); raises TileError."""
         if len(self._frames) == 1:
-            return self._frames[0].decode(numbers)
+            return self._frames[0].decode(numbers, factor)
         tiles: list[Colors] = []
         for index, number in enumerate(numbers):
             part = int(np.searchsorted(self._firsts, number, side="right")) - 1
             try:
-                tiles += self._frames[part].decode([number - self._firsts[part]])
+                tiles += self._frames[part].decode([number - self._firsts[part]], factor)
             except TileError as error:
                 raise TileError(index, str(error)) from error
         return tiles

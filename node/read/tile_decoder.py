@@ -1,6 +1,6 @@
 """The program that decodes JPEG tiles of slides, in a process of its own, into memory shared with the node.
 
-Run by path, so that it needs nothing of the node and starts fast; `tile_isolation.py` talks to it.
+Run by path, so that it needs next to nothing of the node and starts fast; `tile_isolation.py` talks to it.
 """
 
 import mmap
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from node.shrink import shrink
+
 MAX_MEMORY_BYTES = 2 << 30
 COLOR = frozenset({"RGB", "YCbCr"})
 
@@ -20,19 +22,24 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def serve(connection: Connection, room: Bytes) -> None:
-    """Answer each (streams, rows, columns) with a reason a stream, "" where its tile lies in the room."""
+    """Answer each (streams, rows, columns, factor) with a reason a stream, "" where a tile is in the room.
+
+    Pixels of the tile are then means of factor × factor.
+    """
     while True:
         try:
-            streams, rows, columns = connection.recv()
+            streams, rows, columns, factor = connection.recv()
         except EOFError:
             return
-        size = rows * columns * 3
-        connection.send(
-            [
-                _decode(stream, rows, columns, room[number * size : (number + 1) * size])
-                for number, stream in enumerate(streams)
-            ]
-        )
+        size = (rows // factor) * (columns // factor) * 3
+        whole = np.empty(rows * columns * 3 if factor > 1 else 0, np.uint8)
+        reasons = []
+        for number, stream in enumerate(streams):
+            place = room[number * size : (number + 1) * size]
+            reasons.append(_decode(stream, rows, columns, whole if factor > 1 else place))
+            if factor > 1 and not reasons[-1]:
+                place[:] = shrink(whole.reshape(rows, columns, 3), factor).ravel()
+        connection.send(reasons)
 
 
 def _decode(stream: bytes, rows: int, columns: int, place: Bytes) -> str:

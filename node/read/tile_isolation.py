@@ -50,16 +50,19 @@ class TileDecoder:
         self._connection: Connection | None = None
         self._room: Colors = np.empty(0, np.uint8)
 
-    def decode(self, streams: Sequence[bytes], rows: int, columns: int) -> list[Colors]:
-        """Return the tiles (rows, columns, 3) in RGB; raises TileError for the first that does not decode."""
+    def decode(self, streams: Sequence[bytes], rows: int, columns: int, factor: int = 1) -> list[Colors]:
+        """Return the tiles (rows, columns, 3) in RGB; raises TileError for the first that does not decode.
+
+        By a factor that divides both sides they come smaller, each pixel the mean of factor × factor.
+        """
         with self._lock:
-            reasons, fault = self._request(list(streams), rows, columns)
+            reasons, fault = self._request(list(streams), rows, columns, factor)
             if not fault:
-                return self._tiles(reasons, rows, columns)
+                return self._tiles(reasons, rows // factor, columns // factor)
         if len(streams) == 1:
             raise TileError(0, fault)
         # Which of them ended the process is found by asking for one after the other.
-        return [self._decode_one(index, streams[index], rows, columns) for index in range(len(streams))]
+        return [self._decode_one(index, one, rows, columns, factor) for index, one in enumerate(streams)]
 
     def close(self) -> None:
         """End the process; the next call starts another."""
@@ -70,9 +73,9 @@ class TileDecoder:
             self._process.wait()
         self._connection = self._process = None
 
-    def _decode_one(self, index: int, stream: bytes, rows: int, columns: int) -> Colors:
+    def _decode_one(self, index: int, stream: bytes, rows: int, columns: int, factor: int) -> Colors:
         try:
-            return self.decode([stream], rows, columns)[0]
+            return self.decode([stream], rows, columns, factor)[0]
         except TileError as error:
             raise TileError(index, str(error)) from error
 
@@ -128,13 +131,13 @@ class TileDecoders:
         for decoder in reversed(self._decoders):
             self._idle.put(decoder)
 
-    def decode(self, streams: Sequence[bytes], rows: int, columns: int) -> list[Colors]:
+    def decode(self, streams: Sequence[bytes], rows: int, columns: int, factor: int = 1) -> list[Colors]:
         """Return the tiles as `TileDecoder` does, once one of them is free; any number of streams."""
         at_once = max(1, ROOM_BYTES // (rows * columns * 3))
         tiles: list[Colors] = []
         for start in range(0, len(streams), at_once):
             try:
-                tiles += self._decode(streams[start : start + at_once], rows, columns)
+                tiles += self._decode(streams[start : start + at_once], rows, columns, factor)
             except TileError as error:
                 raise TileError(start + error.index, str(error)) from error
         return tiles
@@ -144,10 +147,10 @@ class TileDecoders:
         for decoder in self._decoders:
             decoder.close()
 
-    def _decode(self, streams: Sequence[bytes], rows: int, columns: int) -> list[Colors]:
+    def _decode(self, streams: Sequence[bytes], rows: int, columns: int, factor: int) -> list[Colors]:
         decoder = self._idle.get()
         try:
-            return decoder.decode(streams, rows, columns)
+            return decoder.decode(streams, rows, columns, factor)
         finally:
             self._idle.put(decoder)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from node.shrink import shrink
+
 Colors = NDArray[np.uint8]
 
 BLANK_ABOVE = 200
@@ -89,18 +91,9 @@ def _passed_on(strips: list[_Strip], factors: Sequence[int], *, is_last: bool) -
     strip, coarser = strips[0], strips[1:]
     yield from strip.tiles()
     if coarser:
-        coarser[0].add(_averaged(strip.colors, factors[0]))
+        rows, columns = (side // factors[0] * factors[0] for side in strip.colors.shape[:2])
+        coarser[0].add(shrink(strip.colors[:rows, :columns], factors[0]))
         is_end = is_last and coarser[0].done < coarser[0].tile_rows
         if coarser[0].filled == coarser[0].tile_px or is_end:
             yield from _passed_on(coarser, factors[1:], is_last=is_last)
     strip.empty()
-
-
-def _averaged(colors: Colors, factor: int) -> Colors:
-    """Return colors whose pixels are the mean of `factor` × `factor`."""
-    rows, columns = colors.shape[0] // factor, colors.shape[1] // factor
-    blocks: NDArray[np.uint8] = colors[: rows * factor, : columns * factor].reshape(
-        rows, factor, columns, factor, 3
-    )
-    total = blocks.sum(axis=1, dtype=np.uint16).sum(axis=2, dtype=np.uint16)
-    return np.asarray((total + factor * factor // 2) // (factor * factor), dtype=np.uint8)

@@ -10,9 +10,10 @@ from node.domain.findings import Outcome, Refusal
 from node.domain.location import Frame
 from node.domain.slide import SlideLevel
 from node.errors import ModelError
-from node.imaging.slide_grid import SLACK, TilePlan, fitting_level, plan_tiles, share_of_tiles, shrink
+from node.imaging.slide_grid import SLACK, TilePlan, fitting_level, plan_tiles, share_of_tiles
 from node.imaging.tissue import TissueField, find_tissue
 from node.read.slide import Slide
+from node.shrink import shrink
 
 OVERVIEW_UM = 8.0
 """Pixels of the picture on which tissue is looked for."""
