@@ -14,7 +14,7 @@ from node.domain.location import Frame, Shape
 from node.domain.progress import listening
 from node.domain.study import Series
 from node.errors import ModelError, PixelError
-from node.pipelines.slide_tumor import SlideTumor
+from node.pipelines.slide_tumor import SlideTumor, looking
 from node.pipelines.slide_tumor.looking import NO_SCALE, NO_TISSUE, OVERVIEW_UM, read_overview
 from node.read.slide import open_slide
 from tests.received import changed, received
@@ -185,6 +185,15 @@ def test_overview_is_the_same_with_and_without_coarse_levels(full: Written, numb
     assert np.abs(picture[0, 0].astype(int) - GLASS).max() <= 1
     column, row = (disc_center_xy() / 8).astype(int)
     assert picture[row, column, 2] < 120
+
+
+def test_overview_of_a_very_large_slide_is_coarser(full: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "MOST_OVERVIEW_PIXELS", ROWS * COLUMNS // 16**2)
+
+    with open_slide(series_of(full.paths)) as opened:
+        picture, pixel_um = read_overview(opened, 1000 * SPACING_MM)
+
+    assert (picture.shape, pixel_um) == ((ROWS // 16, COLUMNS // 16, 3), 16)
 
 
 # --- what is not read, and why

@@ -1,5 +1,6 @@
 """What of a slide is looked at: at which scale, where its tissue is, and in which tiles."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ from node.shrink import shrink
 
 OVERVIEW_UM = 8.0
 """Pixels of the picture on which tissue is looked for."""
+
+MOST_OVERVIEW_PIXELS = 8_000_000
+"""Of the largest slides they are larger: to look for tissue takes some 50 bytes for each."""
 
 POWER_TIMES_UM = 10.0
 """An objective that magnifies 20 times has pixels of 0.5 µm, one of 40 times of 0.25 µm, on usual cameras."""
@@ -109,16 +113,19 @@ def _scale(slide: Slide, assumed_um: float) -> tuple[float | None, tuple[str, ..
 
 
 def read_overview(slide: Slide, micrometers_per_pixel: float) -> tuple[Colors, float]:
-    """Return the whole slide (rows, columns, 3), and the size of its pixels, which is about OVERVIEW_UM.
+    """Return the whole slide (rows, columns, 3), and the size of its pixels, which is OVERVIEW_UM or near it.
 
     Read strip by strip from the coarsest level that is fine enough, and shrunk by the mean of the pixels: a
     slide without coarse levels takes no more memory. `micrometers_per_pixel` is that of the finest level.
     Raises PixelError with the place for a tile that does not decode.
     """
-    number = fitting_level(slide.levels, OVERVIEW_UM / micrometers_per_pixel)
+    finest = slide.levels[0]
+    least = math.sqrt(finest.rows * finest.columns / MOST_OVERVIEW_PIXELS)
+    downsample = max(OVERVIEW_UM / micrometers_per_pixel, least)
+    number = fitting_level(slide.levels, downsample)
     level = slide.levels[number]
     pixel_um = micrometers_per_pixel * level.downsample
-    factor = max(1, min(round(OVERVIEW_UM / pixel_um), level.rows, level.columns))
+    factor = max(1, min(round(downsample / level.downsample), level.rows, level.columns))
     height = factor * -(-max(level.tile_rows, 1) // factor)
     rows, columns = (side // factor * factor for side in (level.rows, level.columns))
     strips = [

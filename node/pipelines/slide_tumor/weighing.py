@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -74,23 +75,10 @@ def embed_tiles(slide: Slide, view: View, engine: Engine, reading: Reading) -> T
     """
     counts: Counter[Quality] = Counter()
     kept: list[int] = []
-    answers: list[Mapping[str, Floats]] = []
-    progress = Progress(len(view.tiles), "tiles")
     buffer = engine.buffer((reading.tiles_at_once, view.tile_px, view.tile_px, 3), np.uint8)
-    batch, filled = np.asarray(buffer, np.uint8), 0
-    for number, tile in _stream(slide, view, reading.threads):
-        progress.advance()
-        counts[tile.quality] += 1
-        if not tile.quality.is_usable:
-            continue
-        batch[filled] = tile.colors
-        kept.append(number)
-        filled += 1
-        if filled == len(batch):
-            answers.append(_embedded(engine, reading.tile_model, batch))
-            filled = 0
-    if filled:
-        answers.append(_embedded(engine, reading.tile_model, batch[:filled]))
+    usable = _usable(_stream(slide, view, reading.threads), Progress(len(view.tiles), "tiles"), counts, kept)
+    batches = _batches(usable, np.asarray(buffer, np.uint8))
+    answers = [_embedded(engine, reading.tile_model, batch) for batch in batches]
     if not kept:
         return Refusal(Outcome.NOT_ELIGIBLE, f"no tile of the slide can be read: {_words(counts)}")
     remarks = (f"Tiles left out: {_words(counts)}.",) if len(kept) < len(view.tiles) else ()
@@ -102,6 +90,30 @@ def _stream(slide: Slide, view: View, threads: int) -> Iterator[tuple[int, Prepa
     plan = view.tiles
     corners = ((left, top) for left, top in plan.corners.tolist())
     return stream_tiles(PreparedSlide(slide, view.tile_px), plan.level, corners, plan.side, threads=threads)
+
+
+def _usable(
+    stream: Iterator[tuple[int, PreparedTile]], progress: Progress, counts: Counter[Quality], kept: list[int]
+) -> Iterator[Pixels]:
+    """Yield the tiles that are fit for a network; `kept` gets their numbers, `counts` all."""
+    for number, tile in stream:
+        progress.advance()
+        counts[tile.quality] += 1
+        if tile.quality.is_usable:
+            kept.append(number)
+            yield tile.colors
+
+
+def _batches(tiles: Iterator[Pixels], buffer: Pixels) -> Iterator[Pixels]:
+    """Yield the tiles by as many as the buffer holds; each time it is the buffer itself, filled anew."""
+    while True:
+        filled = 0
+        for tile in islice(tiles, len(buffer)):
+            buffer[filled] = tile
+            filled += 1
+        if not filled:
+            return
+        yield buffer[:filled]
 
 
 def _words(counts: Counter[Quality]) -> str:
