@@ -8,10 +8,11 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from node.domain.code import Code
+from node.domain.code import AREA, SQUARE_MILLIMETER, Code
 from node.domain.findings import (
     Algorithm,
     Findings,
+    Measurement,
     Outcome,
     OutOfDistribution,
     PredictionSet,
@@ -62,7 +63,10 @@ def bare(one: Score) -> Score:
     return replace(one, uncertainty=replace(one.uncertainty, prediction_set=None, out_of_distribution=None))
 
 
-PRESENT = score(PNEUMONIA, 0.87, (0.78, 0.93), Presence.PRESENT)
+PRESENT = replace(
+    score(PNEUMONIA, 0.87, (0.78, 0.93), Presence.PRESENT),
+    measurements=(Measurement(AREA, 12.5, SQUARE_MILLIMETER, (11.0, 14.0)),),
+)
 UNDETERMINED = score(BACTERIAL, 0.64, (0.45, 0.8), Presence.ABSENT, Presence.PRESENT)
 ABSENT = score(VIRAL, 0.12, (0.05, 0.2), Presence.ABSENT)
 UNPREDICTED = score(BACTERIAL, 0.1, (0.05, 0.2))

@@ -25,6 +25,7 @@ class SlideEngine:
     strangeness: float = 1.0
     micrometers_per_pixel: float | None = MICROMETERS_PER_PIXEL
     tile_threshold: float | None = 0.5
+    dark: int = DARK
     changed: dict[str, NDArray[np.generic]] = dataclasses.field(default_factory=dict)
     batches: list[int] = dataclasses.field(default_factory=list)
 
@@ -38,7 +39,7 @@ class SlideEngine:
         assert image.dtype == np.uint8
         assert image.shape[1:] == (TILE_PX, TILE_PX, 3)
         self.batches.append(len(image))
-        return {"embeddings": (image[..., 2] < DARK).mean(axis=(1, 2), dtype=np.float32)[:, None]}
+        return {"embeddings": (image[..., 2] < self.dark).mean(axis=(1, 2), dtype=np.float32)[:, None]}
 
     def _slide(self, embeddings: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         dark = np.asarray(embeddings[0, :, 0], np.float32)

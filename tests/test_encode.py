@@ -216,10 +216,19 @@ def test_a_foreign_image_has_no_finding_and_says_that_its_scores_must_not_be_use
     report = dcmread(results["foreign"]["findings_sr"])
 
     assert named(report, used.FINDING) == []
+    assert named(report, codes.SCT.Area) == []
     assert FOREIGN_WORDS in [item.TextValue for item in named(report, used.COMMENT)]
     for score in SCORES["foreign"]:
         (presence,) = named(report, Code(score.code.value, "SCT", ""))
         assert code_of(presence) == codes.SCT.Undetermined.value
+
+
+def test_what_was_measured_of_a_class_stands_in_its_group(results: dict[str, dict[str, Path]]) -> None:
+    report = dcmread(results["findings"]["findings_sr"])
+
+    present, *others = named(report, codes.DCM.MeasurementGroup)
+    assert [number_of(item) for item in named(present, codes.SCT.Area)] == [(12.5, "mm2")]
+    assert not any(named(group, codes.SCT.Area) for group in others)
 
 
 def test_what_the_model_does_not_state_is_not_in_the_report(results: dict[str, dict[str, Path]]) -> None:
@@ -313,7 +322,8 @@ def test_summary_speaks_in_sentences(results: dict[str, dict[str, Path]]) -> Non
     path = results["findings"]["summary_sr"]
 
     assert texts_of(path, used.FINDING) == [
-        "Pneumonia: PRESENT, probability 87 % (95 % interval 78-93 %)",
+        "Pneumonia: PRESENT, probability 87 % (95 % interval 78-93 %), "
+        "Area 12.5 mm2 (95 % interval 11 to 14)",
         "Bacterial pneumonia: UNCERTAIN - needs review (the threshold lies inside the interval; "
         "the prediction set holds both answers), probability 64 % (95 % interval 45-80 %)",
         "Viral pneumonia: absent, probability 12 % (95 % interval 5-20 %)",

@@ -269,6 +269,10 @@ def test_whole_card_is_at_hand(repository: Path) -> None:
         ({"conformal": 0.95}, "not subscriptable"),
         ({"out_of_distribution": {}}, "'threshold' is missing"),
         ({"out_of_distribution": {"threshold": float("nan")}}, "threshold is nan, expected a finite number"),
+        ({"input": {"shape": [1], "micrometers_per_pixel": 0}}, "micrometers_per_pixel is 0"),
+        ({"input": {"shape": [1], "micrometers_per_pixel": "one"}}, "could not convert"),
+        ({"tile_threshold": {"probability": 2}}, "tile_threshold is 2"),
+        ({"tile_threshold": {}}, "'probability' is missing"),
         ({"out_of_distribution": {"threshold": None}}, "must be a string or a real number"),
     ],
 )

@@ -94,6 +94,17 @@ def test_an_uncertain_score_is_said_in_the_color_of_warnings(source: Path) -> No
     assert amber["foreign"] > 1.5 * amber["no_findings"]
 
 
+def test_what_was_measured_has_a_line_of_its_own(source: Path) -> None:
+    findings = replace(make_findings("findings", source), scores=(PRESENT,))
+    unmeasured = replace(findings, scores=(replace(PRESENT, measurements=()),))
+
+    with_line, without = (
+        draw_overlay(picture_of(source), one, "algorithm 1").pixels for one in (findings, unmeasured)
+    )
+
+    assert with_line.shape[0] > without.shape[0]
+
+
 def test_what_is_present_is_shown_before_what_is_uncertain(source: Path) -> None:
     likelier = replace(
         UNDETERMINED, probability=0.99, uncertainty=replace(PRESENT.uncertainty, interval=(0.4, 1))

@@ -21,7 +21,7 @@ from tests.received import changed, received
 from tests.slide_engine import TILE_PX, TUMOR, SlideEngine
 from tests.slides import compress, cut, made_of, series_of
 from tests.sources import Written, write_slide
-from tests.synthetic.slide import GLASS, LEVELS, RADIUS_MM, slide_masks
+from tests.synthetic.slide import DISC, GLASS, LEVELS, RADIUS_MM, TISSUE_RADII_XY_MM, slide_masks
 
 ROWS, COLUMNS, SPACING_MM = LEVELS[0]
 DISC_MM2 = math.pi * RADIUS_MM**2
@@ -37,6 +37,13 @@ def slide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return write_slide(tmp_path_factory.mktemp("full"))
+
+
+def probabilities_beyond(engine: SlideEngine) -> np.ndarray:
+    """As many as the engine has seen tiles, one of them above 1."""
+    values = np.zeros((1, sum(engine.batches)), np.float32)
+    values[0, 0] = 1.5
+    return values
 
 
 def analyze(series: Series, engine: SlideEngine | None = None, **options: int) -> Findings:
@@ -134,6 +141,59 @@ def test_undecided_tumor_is_outlined_for_review_and_never_marked(full: Written) 
     assert findings.outcome is Outcome.FINDINGS
     assert {findings.presence_of(one) for one in findings.regions} == {Presence.UNDETERMINED}
     assert not findings.marks
+
+
+def with_nuclei(dataset: Dataset, *dark: tuple[int, int]) -> None:
+    """Put nuclei into the tissue, so that all of it counts as such; squares of a tile at corners are dark."""
+    tiles = np.frombuffer(dataset.PixelData, np.uint8).reshape(-1, 64, 64, 3).copy()
+    nuclei = np.random.default_rng(1).random((len(tiles), 16, 16)) < 0.2
+    nuclei = nuclei.repeat(4, axis=1).repeat(4, axis=2)
+    tiles[nuclei & (tiles[..., 1] < 200)] = DISC
+    for left, top in dark:
+        rows, columns = slice(top % 64, top % 64 + TILE_PX), slice(left % 64, left % 64 + TILE_PX)
+        tiles[top // 64 * (COLUMNS // 64) + left // 64, rows, columns, 2] = 100
+    dataset.PixelData = tiles.tobytes()
+
+
+def test_area_is_that_of_the_tissue_in_the_tiles(full: Written, tmp_path: Path) -> None:
+    tissue_mm2 = math.pi * math.prod(TISSUE_RADII_XY_MM)
+    series = made_of(changed(full.paths[0], tmp_path, with_nuclei), received(full.paths[1]))
+
+    findings = analyze(series, SlideEngine(dark=256))
+
+    (area,) = findings.scores[0].measurements
+    tiles_mm2 = float((findings.maps[0].values > 0).sum()) * (TILE_PX * SPACING_MM) ** 2
+    # Tiles with less than a quarter of tissue are not read.
+    assert area.value == pytest.approx(tissue_mm2, rel=0.03)
+    assert tiles_mm2 > 1.05 * tissue_mm2
+
+
+def test_outline_ends_where_the_level_does(full: Written, tmp_path: Path) -> None:
+    def cut_off(dataset: Dataset) -> None:
+        with_nuclei(dataset)
+        dataset.TotalPixelMatrixRows = 250
+
+    findings = analyze(
+        made_of(changed(full.paths[0], tmp_path, cut_off)), SlideEngine(dark=256), top_tiles=99
+    )
+
+    assert findings.regions[0].outline.points_xy[:, 1].max() == 250
+    assert max(one.outline.points_xy[:, 1].max() for one in findings.regions[1:]) == 250
+
+
+def test_single_tile_that_looks_like_tumor_is_no_region(full: Written, tmp_path: Path) -> None:
+    center = (disc_center_xy() // TILE_PX * TILE_PX).astype(int).tolist()
+    apart, neighbor = (center[0] - 5 * TILE_PX, center[1]), (center[0] - 5 * TILE_PX, center[1] + TILE_PX)
+
+    regions = []
+    for number, dark in enumerate([(), (apart,), (apart, neighbor)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        level = changed(full.paths[0], folder, lambda dataset, dark=dark: with_nuclei(dataset, *dark))
+        findings = analyze(made_of(level, received(full.paths[1])), top_tiles=0)
+        regions.append(len(findings.regions))
+
+    assert regions == [1, 1, 2]
 
 
 def test_only_the_largest_regions_are_listed_and_the_report_says_so(full: Written, tmp_path: Path) -> None:
@@ -302,6 +362,14 @@ def test_slide_that_ends_too_early_is_told_by_its_place(full: Written, tmp_path:
 def test_answer_that_is_none_is_an_error_of_the_model(full: Written, name: str, values: np.ndarray) -> None:
     with pytest.raises(ModelError, match=name):
         analyze(series_of(full.paths), SlideEngine(changed={name: values}))
+
+
+def test_probability_of_a_tile_above_1_is_an_error_of_the_model(full: Written) -> None:
+    seen = SlideEngine()
+    analyze(series_of(full.paths), seen)
+
+    with pytest.raises(ModelError, match="outside 0–1"):
+        analyze(series_of(full.paths), SlideEngine(changed={"tile_probability": probabilities_beyond(seen)}))
 
 
 @pytest.mark.parametrize(
