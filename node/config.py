@@ -199,7 +199,8 @@ def _default_pipelines() -> Mapping[str, PipelineSettings]:
             use="node.pipelines.chest_ct:ChestCt", when=parse({"modality": ["CT"], "is_localizer": False})
         ),
         "slide_tumor": PipelineSettings(
-            use="node.pipelines.slide_tumor:SlideTumor", when=parse({"modality": ["SM"]})
+            use="node.pipelines.slide_tumor:SlideTumor",
+            when=parse({"modality": ["SM"], "is_localizer": False}),
         ),
     }
 
