@@ -209,8 +209,8 @@ def test_the_tile_that_does_not_decode_is_named(bad: bytes, reason: str, decoder
 
 def test_a_decoder_that_was_killed_is_started_again(decoder: TileDecoder) -> None:
     decoder.decode([stream()], 64, 64)
-    decoder._process.kill()
-    decoder._process.wait()
+    decoder._child._process.kill()
+    decoder._child._process.wait()
 
     # What was asked for is asked again, one by one.
     tiles = decoder.decode([stream(10), stream(200)], 64, 64)
@@ -223,7 +223,7 @@ def test_a_decoder_that_hangs_is_ended_and_the_tile_named() -> None:
     decoder.decode([stream()], 64, 64)
     # From now on: to start it may take longer.
     decoder._timeout_s = 0.2
-    stopped = decoder._process
+    stopped = decoder._child._process
     stopped.send_signal(19)
 
     with pytest.raises(TileError, match="longer than") as caught:

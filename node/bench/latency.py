@@ -1,11 +1,7 @@
 """How long a study takes from its files to its objects in an archive: by the node, and by a plain script."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +9,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import node
 from node.bench.plain_store import running_store
+from node.bench.program import running
 from node.bench.ways import graphs_of
 from node.config import EngineSettings
 from node.engines.repository import ModelRepository
@@ -24,7 +20,7 @@ from node.samples.tomography import thorax_ct
 
 NODE, PLAIN = "node", "plain"
 WAYS = (NODE, PLAIN)
-PROGRAMS = {NODE: "latency_node.py", PLAIN: "latency_plain.py"}
+PROGRAMS = {way: Path(__file__).with_name(f"latency_{way}.py") for way in WAYS}
 STAGES = ("read", "headers", "prepare and interpret", "inference", "keep", "encode", "send")
 INFERENCE = "inference"
 MODELS_BY_PIPELINE: Mapping[str, tuple[str, str]] = {"chest_ct": ("chest_ct_nodules", "chest_ct")}
@@ -120,12 +116,12 @@ def bench_latency(
         (Path(name) / "archive").mkdir()
         port = stack.enter_context(running_store(Path(name) / "archive"))
         plan = _plan(repository, settings, pipeline) | {"folder": str(place), "port": port}
-        processes = {way: stack.enter_context(_process(way, plan)) for way in WAYS}
+        processes = {way: stack.enter_context(running(way, PROGRAMS[way], plan)) for way in WAYS}
         runs: dict[str, list[Run]] = {way: [] for way in WAYS}
         for number in range(rounds + 1):
             # Each comes first in its turn, so that a change of load in mid-round favors none.
             for way in WAYS[:: 1 if number % 2 else -1]:
-                runs[way].append(_run(processes[way], way))
+                runs[way].append(Run(**processes[way].ask("study")))
                 on_run(f"by the {way} way")
         files = len(list(place.glob("*")))
     figures = {way: Figures(done[0], tuple(done[1:])) for way, done in runs.items()}
@@ -161,37 +157,6 @@ def _stated(repository: ModelRepository, model: str, batch: int) -> dict[str, An
         "threshold": card.classes[0].threshold,
         "batch": batch,
     }
-
-
-@contextmanager
-def _process(way: str, plan: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
-    program = Path(__file__).with_name(PROGRAMS[way])
-    # -P: no module of the standard library may be taken from the program's folder.
-    process = subprocess.Popen(  # noqa: S603 - this interpreter, a program of ours
-        [sys.executable, "-P", str(program), json.dumps(plan)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(node.__file__).parents[1])},
-    )
-    try:
-        yield process
-    finally:
-        process.communicate()
-
-
-def _run(process: "subprocess.Popen[str]", way: str) -> Run:
-    if process.stdin is None or process.stdout is None:
-        raise ModelError(way, "its process has no pipes")
-    try:
-        process.stdin.write("study\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-    except OSError:
-        answer = ""
-    if not answer:
-        raise ModelError(way, f"its process ended with status {process.wait()}")
-    return Run(**json.loads(answer))
 
 
 def stages_of(bench: LatencyBench) -> Sequence[str]:

@@ -1,22 +1,16 @@
 """How fast tiles of a slide are read, prepared and inferred, beside openslide and the decoding of JPEG."""
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import node
+from node.bench.program import running
 from node.bench.slide_inputs import draw_slide, write_dicom, write_file
 from node.config import EngineSettings
 from node.engines.repository import ModelRepository
-from node.errors import ModelError
 
 READ, PREPARE, READY, INFER, WHOLE = "read", "prepare", "read_and_prepare", "infer", "whole"
 OPENSLIDE, JPEG = "openslide", "jpeg"
@@ -106,8 +100,8 @@ def bench_slide(
             path_by_case = {DICOM: write_dicom(sample, Path(name) / DICOM)}
             on_step(f"{side} × {side} drawn")
             plan = _plan(settings, amounts) | {"streams_from": str(path_by_case[DICOM])}
-            with _process(plan | {"path": str(path_by_case[DICOM])}) as process:
-                memory[side] = Memory(**_ask(process, "memory"))
+            with running(MODEL, PROGRAM, plan | {"path": str(path_by_case[DICOM])}) as program:
+                memory[side] = Memory(**program.ask("memory"))
             on_step(f"memory at {side} × {side}")
             if side == amounts.side:
                 path_by_case[FILE] = write_file(sample, Path(name) / FILE)
@@ -133,14 +127,14 @@ def _plan(settings: EngineSettings, amounts: Amounts) -> dict[str, Any]:
 def _measure(plan: Mapping[str, Any], rounds: int, case: str, on_step: Callable[[str], object]) -> Case:
     taken: dict[str, list[float]] = {way: [] for way in WAYS}
     tiles = 0
-    with _process(plan) as process:
-        _ask(process, "check")
+    with running(MODEL, PROGRAM, plan) as program:
+        program.ask("check")
         for way in WAYS:
-            _ask(process, way)
+            program.ask(way)
         for number in range(rounds):
             # Each comes first in its turn, so that a change of load in mid-round favors none.
             for way in _rotated(TURNS, number):
-                answer = _ask(process, way)
+                answer = program.ask(way)
                 taken[way].append(answer["tiles"] / answer["seconds"])
                 tiles = answer["tiles"] if way == WHOLE else tiles
             on_step(f"{case} by each way")
@@ -150,34 +144,3 @@ def _measure(plan: Mapping[str, Any], rounds: int, case: str, on_step: Callable[
 def _rotated(ways: Sequence[str], number: int) -> Sequence[str]:
     place = number % len(ways)
     return [*ways[place:], *ways[:place]]
-
-
-@contextmanager
-def _process(plan: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
-    # -P: no module of the standard library may be taken from the program's folder.
-    process = subprocess.Popen(  # noqa: S603 - this interpreter, a program of ours
-        [sys.executable, "-P", str(PROGRAM), json.dumps(plan)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(node.__file__).parents[1])},
-    )
-    try:
-        yield process
-    finally:
-        process.communicate()
-
-
-def _ask(process: "subprocess.Popen[str]", asked: str) -> dict[str, Any]:
-    if process.stdin is None or process.stdout is None:
-        raise ModelError(MODEL, "its process has no pipes")
-    try:
-        process.stdin.write(asked + "\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-    except OSError:
-        answer = ""
-    if not answer:
-        raise ModelError(MODEL, f"{asked}: its process ended with status {process.wait()}")
-    found: dict[str, Any] = json.loads(answer)
-    return found

@@ -4,11 +4,7 @@ Decoders are C and C++ that meet bytes from anywhere. GDCM calls abort() on some
 node's own process that would end it, and again after each restart, as the unfinished study is taken up.
 """
 
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
 from threading import Lock
@@ -26,6 +22,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
+
+from node.read.child import ChildProcess
 
 # One decoder each, the most robust on damaged data; where none is named GDCM is the only one.
 PLUGIN_BY_TRANSFER_SYNTAX: Mapping[str, str] = MappingProxyType(
@@ -49,10 +47,8 @@ class DecoderProcess:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         """Give each frame `timeout_s` seconds."""
-        self._timeout_s = timeout_s
         self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._child = ChildProcess(PROGRAM, timeout_s)
 
     def decode(
         self, transfer_syntax_uid: str, pixel_data: bytes, options: Mapping[str, Any]
@@ -60,7 +56,8 @@ class DecoderProcess:
         """Return the decoded frame; raises ValueError with the reason where that fails in whatever way."""
         plugin = PLUGIN_BY_TRANSFER_SYNTAX.get(transfer_syntax_uid, "")
         with self._lock:
-            array, reason = self._ask((str(transfer_syntax_uid), pixel_data, plugin, dict(options)))
+            answer, fault = self._child.request((str(transfer_syntax_uid), pixel_data, plugin, dict(options)))
+        array, reason = answer or (None, fault)
         if array is None:
             raise ValueError(reason)
         frame: npt.NDArray[np.generic] = array
@@ -68,41 +65,7 @@ class DecoderProcess:
 
     def close(self) -> None:
         """End the process; the next call starts another."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._connection = self._process = None
-
-    def _ask(self, job: tuple[object, ...]) -> tuple[Any, str]:
-        connection = self._connection or self._start()
-        try:
-            connection.send(job)
-            if connection.poll(self._timeout_s):
-                array, reason = connection.recv()
-                return array, reason
-            reason = f"the decoder took longer than {self._timeout_s:g} s"
-        except (EOFError, OSError):
-            reason = "the decoder broke down"
-        self.close()
-        return None, reason
-
-    def _start(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            number = theirs.fileno()
-            # -P: a module of the standard library must not be taken from the program's folder.
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, a program of ours
-                [sys.executable, "-P", str(PROGRAM), str(number)],
-                pass_fds=[number],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                # Decoders complain there in their own words; the reason comes back over the socket.
-                stderr=subprocess.DEVNULL,
-            )
-        self._connection = Connection(ours.detach())
-        return self._connection
+        self._child.close()
 
 
 class DecoderPool:

@@ -8,18 +8,15 @@ three quarters of what decoding in this process would give.
 import atexit
 import mmap
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import LifoQueue
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from node.read.child import ChildProcess
 
 PROGRAM = Path(__file__).with_name("tile_decoder.py")
 ROOM_BYTES = 32 << 20
@@ -44,10 +41,8 @@ class TileDecoder:
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         """Give each request `timeout_s` seconds."""
-        self._timeout_s = timeout_s
         self._lock = Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._child = ChildProcess(PROGRAM, timeout_s, on_start=self._make_room)
         self._room: Colors = np.empty(0, np.uint8)
 
     def decode(self, streams: Sequence[bytes], rows: int, columns: int, factor: int = 1) -> list[Colors]:
@@ -56,7 +51,7 @@ class TileDecoder:
         By a factor that divides both sides they come smaller, each pixel the mean of factor × factor.
         """
         with self._lock:
-            reasons, fault = self._request(list(streams), rows, columns, factor)
+            reasons, fault = self._child.request((list(streams), rows, columns, factor))
             if not fault:
                 return self._tiles(reasons, rows // factor, columns // factor)
         if len(streams) == 1:
@@ -66,12 +61,7 @@ class TileDecoder:
 
     def close(self) -> None:
         """End the process; the next call starts another."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._connection = self._process = None
+        self._child.close()
 
     def _decode_one(self, index: int, stream: bytes, rows: int, columns: int, factor: int) -> Colors:
         try:
@@ -87,38 +77,16 @@ class TileDecoder:
         # Copied while nobody else may use the room.
         return [tile.copy() for tile in room.reshape(-1, rows, columns, 3)]
 
-    def _request(self, *job: Any) -> tuple[list[str], str]:
-        connection = self._connection or self._start()
-        try:
-            connection.send(job)
-            if connection.poll(self._timeout_s):
-                return list(connection.recv()), ""
-            fault = f"the decoder took longer than {self._timeout_s:g} s"
-        except (EOFError, OSError):
-            fault = "the decoder broke down"
-        self.close()
-        return [], fault
-
-    def _start(self) -> Connection:
+    def _make_room(self) -> list[int]:
+        """Return the file of the memory that is shared with a new process."""
         room = os.memfd_create("tiles")
         try:
             os.ftruncate(room, ROOM_BYTES)
             self._room = np.frombuffer(mmap.mmap(room, ROOM_BYTES), np.uint8)
-            ours, theirs = socket.socketpair()
-            with theirs:
-                numbers = theirs.fileno(), room
-                # -P: a module of the standard library must not be taken from the program's folder.
-                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, a program of ours
-                    [sys.executable, "-P", str(PROGRAM), *map(str, numbers)],
-                    pass_fds=numbers,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-        finally:
+        except OSError:
             os.close(room)
-        self._connection = Connection(ours.detach())
-        return self._connection
+            raise
+        return [room]
 
 
 class TileDecoders:
