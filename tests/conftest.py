@@ -13,13 +13,16 @@ from node.samples.demo import RADIOGRAPHS, Sample
 from tests.peers import REPOSITORY
 from tests.peers.archive import Recorder, run_recorder
 from tests.peers.node import Node, make_node
+from tests.peers.orthanc import Orthanc, run_orthanc
 from tests.peers.triton import EXPLICIT, Triton, make_triton
+from tests.peers.viewer import Viewer, need_viewer, run_viewers
 from tests.small_models import NewEngine, make_engine, write_small_models
 
 # DCMTK, and Orthanc which is built on it, leave Nagle's algorithm on unless told so.
 os.environ.setdefault("TCP_NODELAY", "1")
 
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+SCREENSHOTS = REPOSITORY / ".artifacts" / "viewer"
 
 
 @pytest.fixture
@@ -96,3 +99,32 @@ def positive(samples: dict[str, Sample], tmp_path_factory: pytest.TempPathFactor
     """The file of a study with a finding."""
     (path,) = samples["findings"].write(tmp_path_factory.mktemp("positive"))
     return path
+
+
+# --- a viewer before an archive
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """The archive that the viewer shows."""
+    need_viewer()
+    with run_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture(scope="module")
+def new_viewer(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Viewer]]:
+    """What opens a fresh page of the viewer."""
+    with run_viewers(archive, tmp_path_factory.mktemp("browser")) as new:
+        yield new
+
+
+@pytest.fixture
+def viewer(new_viewer: Callable[[], Viewer], request: pytest.FixtureRequest) -> Iterator[Viewer]:
+    """A fresh page, of which a picture is kept at the end, and which must not have complained."""
+    viewer = new_viewer()
+    yield viewer
+    viewer.screenshot(SCREENSHOTS / f"{request.node.name.removeprefix('test_')}.png")
+    errors = viewer.errors()
+    viewer.close()
+    assert errors == []

@@ -1,8 +1,7 @@
 """OHIF shows our results where they belong: told from its words and its pixels, before a real Orthanc."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +12,20 @@ from pydicom import Dataset, dcmread
 from scipy import ndimage
 
 from node.domain.findings import Findings
-from node.domain.profile import PRESETS, Kind, Profile
-from node.encode import encode
+from node.domain.profile import Kind
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.pipelines.chest_ct import ChestCt
-from node.read.picture import read_pictures
-from node.receive.folder import store_file
-from node.storage import Storage
 from tests import ct_models, ct_phantom
 from tests.located import located_findings
-from tests.peers import REPOSITORY, wait_until
+from tests.peers import wait_until
 from tests.peers.ohif import unpack_ohif
-from tests.peers.orthanc import Orthanc, run_orthanc
-from tests.peers.viewer import Pixels, Viewer, need_viewer, run_viewers
-from tests.results import make_context, save
+from tests.peers.orthanc import Orthanc
+from tests.peers.viewer import Pixels, Viewer
 from tests.sources import Written, write_ct_series, write_radiograph
+from tests.viewed import Study, add_results, likeness
 from tests.volumes import series_of
 
-SCREENSHOTS = REPOSITORY / ".artifacts" / "viewer"
 PLANES = 20
 VALUES = [
     [
@@ -54,25 +48,6 @@ BRIGHT_BELOW_MAP = 130
 """The same of the blue that is left of it where a map lies over it."""
 COLORFUL = 30
 """How far the channels of a color must lie apart, of 255: more than any gray has after it was drawn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Study:
-    """A study in the archive: its images, and the objects made of what was found in them."""
-
-    uid: str
-    written: Written
-    objects: dict[Kind, Dataset]
-
-    def description(self, kind: Kind) -> str:
-        return str(self.objects[kind].SeriesDescription)
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    need_viewer()
-    with run_orthanc(tmp_path_factory.mktemp("orthanc"), {}) as orthanc:
-        yield orthanc
 
 
 @pytest.fixture(scope="module")
@@ -114,36 +89,6 @@ def with_square_pixels(written: Written) -> Written:
         dataset.PixelSpacing = [dataset.PixelSpacing[0]] * 2
         dataset.save_as(path)
     return written
-
-
-def add_results(archive: Orthanc, written: Written, findings: Findings, folder: Path) -> Study:
-    """Encode as the node does, and upload the images with their results."""
-    storage = Storage(folder / "data")
-    instances = [store_file(path, storage).instance for path in written.paths]
-    pictures = read_pictures(instances, findings.shown_frames)
-    context = make_context(written.paths[0].stem, *pictures, profile=Profile(PRESETS["viewer"]))
-    objects = {one.kind: one.dataset for one in encode(findings, written.paths, context)}
-    results = [save(dataset, folder / f"{kind}.dcm") for kind, dataset in objects.items()]
-    for path in (*written.paths, *results):
-        archive.upload(path)
-    return Study(findings.study_instance_uid, written, objects)
-
-
-@pytest.fixture(scope="module")
-def new_viewer(archive: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Viewer]]:
-    with run_viewers(archive, tmp_path_factory.mktemp("browser")) as new:
-        yield new
-
-
-@pytest.fixture
-def viewer(new_viewer: Callable[[], Viewer], request: pytest.FixtureRequest) -> Iterator[Viewer]:
-    """A fresh page, of which a picture is kept at the end, and which must not have complained."""
-    viewer = new_viewer()
-    yield viewer
-    viewer.screenshot(SCREENSHOTS / f"{request.node.name.removeprefix('test_')}.png")
-    errors = viewer.errors()
-    viewer.close()
-    assert errors == []
 
 
 # --- boxes
@@ -329,11 +274,6 @@ def fit(screen: Pixels, dataset: Dataset) -> Pixels:
     left, top = (screen.shape[1] - width * scale) / 2, (screen.shape[0] - height * scale) / 2
     box = (left, top, screen.shape[1] - left, screen.shape[0] - top)
     return np.array(Picture.fromarray(screen).resize((dataset.Columns, dataset.Rows), box=box))
-
-
-def likeness(one: Pixels, other: Pixels) -> float:
-    """The correlation of all values."""
-    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
 
 
 @pytest.mark.viewer

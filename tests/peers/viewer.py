@@ -67,6 +67,11 @@ class Viewer:
         self._page.goto(f"{self._origin}/viewer?StudyInstanceUIDs={study_instance_uid}")
         self.pixels()
 
+    def open_slide(self, study_instance_uid: str) -> None:
+        """Open a study in the mode for slides, with the list of its series."""
+        self._page.goto(f"{self._origin}/microscopy?StudyInstanceUIDs={study_instance_uid}")
+        self.press("side-panel-header-left")
+
     def open_series(self, description: str, answer: str = "") -> None:
         """Open the series of this description, and answer what the viewer asks about it."""
         entries = self._page.locator('[data-cy^="study-browser-thumbnail"]')
@@ -120,6 +125,11 @@ class Viewer:
 
         wait_until(is_drawn, "an image is drawn and stands still", pause_s=0.25)
         return drawn[-1]
+
+    def slide_pixels(self) -> Pixels:
+        """Return the slide as it is on the screen (rows, columns, RGB), with what lies on it."""
+        shot = self._page.locator('[data-cy="viewport-pane"]').first.screenshot()
+        return np.array(Picture.open(io.BytesIO(shot)).convert("RGB"))
 
     def screenshot(self, path: Path) -> None:
         """Keep the page as a picture."""
