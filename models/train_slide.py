@@ -54,7 +54,7 @@ def train(settings: SlideSettings, *, is_resumed: bool = False) -> Path:
     print(f"train {len(bags)} slides of {tiles} tiles, tuning {len(tuned)}", flush=True)
 
     # Model, first stage: the encoder, by what one head of attention makes of some tiles of each slide.
-    network = make_network(settings).to(device, memory_format=torch.channels_last)
+    network = make_network(settings).to(device, memory_format=settings.layout)
     if settings.init:
         load_encoder(network.encoder, Path(settings.init))
     average = train_encoder(network, settings, bags, tuned, is_resumed=is_resumed)
