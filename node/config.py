@@ -190,18 +190,16 @@ class LogSettings:
     path: Annotated[str, matching(r"[^\0]*", "the name of a file, or nothing for standard error")] = ""
 
 
+DEFAULT_PIPELINES: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "chest_xray": ("node.pipelines.chest_xray:ChestXray", {"modality": ["CR", "DX"]}),
+    "chest_ct": ("node.pipelines.chest_ct:ChestCt", {"modality": ["CT"], "is_localizer": False}),
+    "slide_tumor": ("node.pipelines.slide_tumor:SlideTumor", {"modality": ["SM"], "is_localizer": False}),
+}
+
+
 def _default_pipelines() -> Mapping[str, PipelineSettings]:
     return {
-        "chest_xray": PipelineSettings(
-            use="node.pipelines.chest_xray:ChestXray", when=parse({"modality": ["CR", "DX"]})
-        ),
-        "chest_ct": PipelineSettings(
-            use="node.pipelines.chest_ct:ChestCt", when=parse({"modality": ["CT"], "is_localizer": False})
-        ),
-        "slide_tumor": PipelineSettings(
-            use="node.pipelines.slide_tumor:SlideTumor",
-            when=parse({"modality": ["SM"], "is_localizer": False}),
-        ),
+        name: PipelineSettings(use=use, when=parse(when)) for name, (use, when) in DEFAULT_PIPELINES.items()
     }
 
 
