@@ -124,7 +124,7 @@ def area_error(said: Said, truths: Sequence[Truth], threshold: float) -> Floats:
             columns, rows = np.round(truth.corners / truth.side).astype(np.int64).T
             is_tumor = np.zeros((rows.max() + 1, columns.max() + 1), np.bool_)
             is_tumor[rows, columns] = probability >= threshold
-            tiles = sum(island.size for island in find_islands(is_tumor) if island.size >= LEAST_TILES)
+            tiles = sum(island.size for island in find_islands(is_tumor, LEAST_TILES))
             errors.append(tiles * truth.side**2 / area - 1)
     return np.array(errors)
 

@@ -39,5 +39,12 @@ def test_line_runs_clockwise_and_encloses_the_island_with_its_holes(seed: int) -
         assert shoelace(island.outline) == ndimage.binary_fill_holes(island.mask).sum()
 
 
+def test_parts_that_are_too_small_are_left_out() -> None:
+    mask = np.zeros((4, 6), bool)
+    mask[0, 0] = mask[2, 2:4] = mask[0:2, 5] = True
+
+    assert [one.size for one in find_islands(mask, 2)] == [2, 2]
+
+
 def test_empty_mask_has_no_islands() -> None:
     assert find_islands(np.zeros((3, 4), bool)) == []

@@ -41,10 +41,16 @@ class Island:
         return int(self.mask.sum())
 
 
-def find_islands(mask: Field) -> list[Island]:
-    """Return the parts of a mask (rows, columns), the largest first; holes have no line of their own."""
-    labels, count = ndimage.label(mask)
-    islands = [Island(labels == number, _outline(labels == number)) for number in range(1, count + 1)]
+def find_islands(mask: Field, least: int = 1) -> list[Island]:
+    """Return the parts of a mask (rows, columns) of so many elements at least, the largest first.
+
+    Holes have no line of their own.
+    """
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    numbers = [number for number in range(1, len(sizes)) if sizes[number] >= least]
+    parts = [labels == number for number in numbers]
+    islands = [Island(part, _outline(part)) for part in parts]
     return sorted(islands, key=lambda one: (-one.size, tuple(one.outline[0].tolist())))
 
 

@@ -20,12 +20,14 @@ NEAR = 0.04
 class TilePlan:
     """Where the tiles of a slide are: the number of the level, their side and corners in its pixels.
 
-    Corners (n, 2) are left and top, row by row; no two tiles overlap.
+    Corners (n, 2) are left and top, row by row; no two tiles overlap. `tissue_shares` (tiles down, tiles
+    across) is which part of each tile of the level is tissue, read or not.
     """
 
     level: int
     side: int
     corners: NDArray[np.int64]
+    tissue_shares: NDArray[np.float64]
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -51,7 +53,7 @@ def plan_tiles(
     side = _side(side_um / (micrometers_per_pixel * level.downsample), side_um / wanted_micrometers_per_pixel)
     share = share_of_tiles(tissue, columns=level.columns / side, rows=level.rows / side)
     rows, columns = np.nonzero(share >= least_tissue)
-    return TilePlan(number, side, np.stack([columns, rows], axis=1) * side)
+    return TilePlan(number, side, np.stack([columns, rows], axis=1) * side, share)
 
 
 def _side(wanted: float, size: float) -> int:

@@ -11,7 +11,7 @@ from node.domain.findings import Outcome, Refusal
 from node.domain.location import Frame
 from node.domain.slide import SlideLevel
 from node.errors import ModelError
-from node.imaging.slide_grid import SLACK, TilePlan, fitting_level, plan_tiles, share_of_tiles
+from node.imaging.slide_grid import SLACK, TilePlan, fitting_level, plan_tiles
 from node.imaging.tissue import TissueField, find_tissue
 from node.read.slide import Slide
 from node.shrink import shrink
@@ -36,13 +36,12 @@ Colors = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What is looked at: the tiles of one level, that level's pixel size in µm, and the slide's tissue."""
+    """What is looked at: tiles of one level, its pixel size in µm, and their side as the model takes it."""
 
     level: SlideLevel
     micrometers_per_pixel: float
     tiles: TilePlan
     tile_px: int
-    tissue: TissueField
     remarks: tuple[str, ...]
 
     @property
@@ -51,19 +50,9 @@ class View:
         return Frame(self.level.sop_instance_uid)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """How many tiles the level has down and across, with and without tissue."""
-        return -(-self.level.rows // self.tiles.side), -(-self.level.columns // self.tiles.side)
-
-    @property
     def tile_mm2(self) -> float:
         """The area of a tile."""
         return (self.tiles.side * self.micrometers_per_pixel / 1000) ** 2
-
-    def tissue_shares(self) -> npt.NDArray[np.float64]:
-        """Return which part of each tile of the level is tissue, in its shape."""
-        columns, rows = (side / self.tiles.side for side in (self.level.columns, self.level.rows))
-        return share_of_tiles(self.tissue.mask, columns=columns, rows=rows)
 
 
 def look_at(slide: Slide, card: ModelCard, assumed_um: float = 0.0) -> View | Refusal:
@@ -96,7 +85,7 @@ def look_at(slide: Slide, card: ModelCard, assumed_um: float = 0.0) -> View | Re
         return Refusal(Outcome.NOT_ELIGIBLE, NO_TISSUE)
     level = slide.levels[plan.level]
     remarks = (*slide.notes, *scale_remarks, *_tissue_remarks(tissue, picture.shape, pixel_um))
-    return View(level, finest_um * level.downsample, plan, card.input_shape[0], tissue, remarks)
+    return View(level, finest_um * level.downsample, plan, card.input_shape[0], remarks)
 
 
 def _scale(slide: Slide, assumed_um: float) -> tuple[float | None, tuple[str, ...]]:

@@ -23,14 +23,18 @@ Floats = npt.NDArray[np.float32]
 
 def measured(view: View, weighed: Weighed, islands: Sequence[Island]) -> Score:
     """Return the score of the slide, with the area of all that looks like tumor."""
-    mask = np.any([island.mask for island in islands], axis=0) if islands else np.zeros(view.shape, np.bool_)
+    mask = (
+        np.any([island.mask for island in islands], axis=0)
+        if islands
+        else np.zeros(view.tiles.tissue_shares.shape, np.bool_)
+    )
     return replace(weighed.score, measurements=(_area(view, mask),))
 
 
 def find_tumor(view: View, weighed: Weighed) -> list[Island]:
     """Return the parts of the slide that look like tumor, the largest first; none of a single tile."""
     is_tumor = _painted(view, weighed, weighed.tile_probability) >= weighed.tile_threshold
-    return [island for island in find_islands(is_tumor) if island.size >= LEAST_TILES]
+    return find_islands(is_tumor, LEAST_TILES)
 
 
 def tumor_regions(view: View, weighed: Weighed, islands: Sequence[Island]) -> Iterator[Region]:
@@ -96,7 +100,7 @@ def left_out(islands: Sequence[Island], most: int) -> tuple[str, ...]:
 
 def _painted(view: View, weighed: Weighed, values: Floats) -> Floats:
     """Return values (n,) of the tiles in the shape of the level; 0 where nothing was read."""
-    painted = np.zeros(view.shape, np.float32)
+    painted = np.zeros(view.tiles.tissue_shares.shape, np.float32)
     columns, rows = (weighed.tiles.corners // view.tiles.side).T
     painted[rows, columns] = values
     return painted
@@ -118,7 +122,7 @@ def _area(view: View, mask: npt.NDArray[np.bool_]) -> Measurement:
 
 def _area_mm2(view: View, mask: npt.NDArray[np.bool_]) -> float:
     """Return how much tissue lies in these tiles."""
-    return float(view.tissue_shares()[mask].sum()) * view.tile_mm2
+    return float(view.tiles.tissue_shares[mask].sum()) * view.tile_mm2
 
 
 def _to_level(view: View, island: Island) -> Floats:
