@@ -119,7 +119,10 @@ def _derived_uid(role: str, radiograph: Radiograph, options: DxOptions) -> str:
     if role == "study" and options.study_instance_uid:
         return options.study_instance_uid
     settings = [str(getattr(options, field.name)) for field in fields(options)]
-    picture = [str(radiograph.seed), str(radiograph.truth.finding), str(radiograph.pixels.shape)]
+    truth = radiograph.truth
+    picture = [str(radiograph.seed), str(truth.finding), str(radiograph.pixels.shape)]
+    if truth.lung_boxes_xyxy_px:
+        picture += [str(truth.lung_boxes_xyxy_px), str(truth.lesions)]
     return f"2.25.{uuid5(NAMESPACE_OID, '/'.join(['sightline-sample', role, *picture, *settings])).int}"
 
 

@@ -48,14 +48,20 @@ def integrate(body: Thorax, x: Floats, z: Floats) -> Depths:
     bone += girdle_depth_mm(body.bones, x, z)
     bone *= np.minimum(soft / np.float32(20), 1)
     gas = air_depth_mm(body, x, z)
-    vessels = np.zeros_like(lung)
-    add_tubes(vessels, body.vessels, x, z)
-    # Vessels show only against air: none in the mediastinum, none in a consolidation.
-    vessels *= np.clip((lung - lesion) / np.float32(0.5 * body.scale_mm), 0, 1)
+    vessels = vessel_depth_mm(body, lung - lesion, x, z)
     attenuation = np.float32(SOFT_PER_MM) * np.maximum(soft - lung - gas, 0) + np.float32(LUNG_PER_MM) * lung
     attenuation += np.float32(SOFT_PER_MM - LUNG_PER_MM) * (lesion + vessels)
     attenuation += np.float32(BONE_PER_MM - SOFT_PER_MM) * bone
     return Depths(attenuation, lung, soft, lesion)
+
+
+def vessel_depth_mm(body: Thorax, air_mm: Floats, x: Floats, z: Floats) -> Floats:
+    """Return the length of vessel that shows on each ray, on which so much of the lung holds air."""
+    depth = np.zeros_like(air_mm)
+    add_tubes(depth, body.vessels, x, z)
+    # Vessels show only against air: none in the mediastinum, none in a consolidation.
+    depth *= np.clip(air_mm / np.float32(0.5 * body.scale_mm), 0, 1)
+    return depth
 
 
 def cross_body(body: Thorax, x: Floats, z: Floats) -> Interval:

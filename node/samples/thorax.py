@@ -11,6 +11,8 @@ from node.samples.shapes import Floats, Point, Reals
 
 __all__ = ["Radiograph", "Thorax", "Truth", "project", "thorax_body", "thorax_radiograph"]
 
+Box = tuple[int, int, int, int]
+
 EXPOSURE, NOISE = 2, 3
 """Random streams of one seed, apart from those of the anatomy."""
 
@@ -19,18 +21,38 @@ BROAD_MM, FINE_MM = 22.0, 4.0
 
 
 @dataclass(frozen=True, slots=True)
+class LesionTruth:
+    """One of several lesions, its box as in `Truth`.
+
+    `kind` and `place` are those of node.samples.opacities and node.samples.lesion_places; `size_mm` is the
+    longer side of the box; `subtlety` is the lesion's contrast to the noise around it: near 1 it is hard to
+    see, above 2 it is plain.
+    """
+
+    kind: str
+    box_xyxy_px: Box
+    size_mm: float
+    subtlety: float
+    place: str
+    center_xyz_mm: Point
+
+
+@dataclass(frozen=True, slots=True)
 class Truth:
     """What is in the picture.
 
     `box_xyxy_px` is (column, row, column, row), the ends excluded; `center_xyz_mm` lies in the patient's
     axes; `laterality` is "R" or "L", the patient's. All but `finding` are None when there is no finding.
+    `lesions` and `lung_boxes_xyxy_px` (right, left) are known of what `node.samples.lesions` draws.
     """
 
     finding: str | None
-    box_xyxy_px: tuple[int, int, int, int] | None = None
+    box_xyxy_px: Box | None = None
     center_xyz_mm: Point | None = None
     diameter_mm: float | None = None
     laterality: str | None = None
+    lesions: tuple[LesionTruth, ...] = ()
+    lung_boxes_xyxy_px: tuple[Box, Box] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,9 +95,15 @@ def project(body: Thorax, *, size: int = 512) -> Radiograph:
     spacing = exposure.field_mm / size
     x, z = projection_grid(exposure, size)
     depths = integrate(body, x, z)
-    signal = _detect(depths.attenuation, exposure, spacing, np.random.default_rng([body.seed, NOISE]))
-    pixels = _develop(signal, exposure, spacing)
+    pixels = expose(depths.attenuation, exposure, seed=body.seed)
     return Radiograph(pixels, (spacing, spacing), _truth(body.lesion, depths, spacing), body.seed)
+
+
+def expose(attenuation: Floats, exposure: Exposure, *, seed: int) -> Floats:
+    """Return the film 0–1 behind what attenuates (rows, columns; square), with the noise of a seed."""
+    spacing = exposure.field_mm / attenuation.shape[1]
+    signal = _detect(attenuation, exposure, spacing, np.random.default_rng([seed, NOISE]))
+    return _develop(signal, exposure, spacing)
 
 
 def draw_exposure(body: Thorax) -> Exposure:
@@ -113,9 +141,7 @@ def _detect(
 ) -> Floats:
     """Return the noisy share of photons that arrive, scatter included, 1 where nothing was in the way."""
     primary = blur(np.exp(-attenuation), exposure.blur_mm / spacing_mm)
-    # Direct exposure scatters little: only what passed the body spreads.
-    scatter = _soften(primary * (primary < np.float32(0.7)), 0.1 * exposure.field_mm / spacing_mm)
-    signal = primary + np.float32(exposure.scatter_ratio) * scatter
+    signal = primary + scattered(primary, exposure)
     photons = np.float32(exposure.photons_per_mm2 * spacing_mm * spacing_mm)
     # A detector's neighbors share light: its noise is smoother than the photons', not weaker.
     noise = blur(np.asarray(random.standard_normal(signal.shape, dtype=np.float32)), 0.6) * np.float32(1.8)
@@ -124,12 +150,19 @@ def _detect(
     )
 
 
+def scattered(primary: Floats, exposure: Exposure) -> Floats:
+    """Return what arrives beside the direct way, a wide veil (rows, columns)."""
+    # Direct exposure scatters little: only what passed the body spreads.
+    veil = soften(primary * (primary < np.float32(0.7)), 0.1 * primary.shape[1])
+    return np.float32(exposure.scatter_ratio) * veil
+
+
 def _develop(signal: Floats, exposure: Exposure, spacing_mm: float) -> Floats:
     """Return film-like values 0–1: logarithm, detail raised over the broad range, characteristic curve."""
     density = -np.log(signal)
     # The dark surround would pull a halo along the skin: hold it near the thinnest tissue.
     held = np.maximum(density, np.float32(0.7))
-    broad, fine = _soften(held, BROAD_MM / spacing_mm), _soften(held, FINE_MM / spacing_mm)
+    broad, fine = soften(held, BROAD_MM / spacing_mm), soften(held, FINE_MM / spacing_mm)
     detail = np.float32(0.6 * exposure.detail)
     density = np.float32(0.6) * broad + detail * (density - broad) + detail * np.float32(0.5) * (held - fine)
     inside = density[signal < 0.6]
@@ -154,7 +187,7 @@ def _blur_matrix(length: int, sigma_px: float) -> Floats:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def _soften(image: Reals, sigma_px: float) -> Floats:
+def soften(image: Reals, sigma_px: float) -> Floats:
     """Return a wide Gaussian blur, computed on a grid just fine enough for it."""
     rows, columns = image.shape
     step = max(1.0, sigma_px / 4)
