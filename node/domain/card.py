@@ -1,5 +1,6 @@
 """A model's card: what it is for, what goes in, what its numbers mean."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -7,11 +8,34 @@ from node.domain.code import Code
 
 
 @dataclass(frozen=True, slots=True)
+class Fusion:
+    """What makes a probability of the mean of several detectors' scores: of its logit, slope and offset.
+
+    `interval_constant` is what widens the interval beyond the members' own disagreement, in logits.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    interval_constant: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what would turn the order of scores round, and a width below none."""
+        if not (math.isfinite(self.offset) and 0 < self.slope < math.inf):
+            raise ValueError(f"a slope of {self.slope} and an offset of {self.offset}")
+        if not 0 <= self.interval_constant < math.inf:
+            raise ValueError(f"an interval constant of {self.interval_constant}, expected 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelClass:
-    """One output class: its code, and the probability (0–1) from which it counts as present."""
+    """One output class: its code, and the probability (0–1) from which it counts as present.
+
+    `fusion` is what several detectors' scores of it come to; others state none.
+    """
 
     code: Code
     threshold: float
+    fusion: Fusion = Fusion()
 
 
 @dataclass(frozen=True, slots=True)

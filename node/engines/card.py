@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from node.domain.card import ModelCard, ModelClass, Requirement
+from node.domain.card import Fusion, ModelCard, ModelClass, Requirement
 from node.domain.code import Code
 from node.errors import ModelError
 
@@ -46,7 +47,14 @@ def _model_class(item: Json) -> ModelClass:
     threshold = float(item["threshold"])
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold of {item['name']} is {threshold}, expected 0 to 1")
-    return ModelClass(Code(str(value), str(scheme), str(meaning)), threshold)
+    return ModelClass(Code(str(value), str(scheme), str(meaning)), threshold, _fusion(item))
+
+
+def _fusion(item: Json) -> Fusion:
+    stated = item.get("fusion", {})
+    if unknown := stated.keys() - {one.name for one in fields(Fusion)}:
+        raise ValueError(f"fusion of {item['name']}: unknown {', '.join(sorted(unknown))}")
+    return Fusion(**{name: float(value) for name, value in stated.items()})
 
 
 def _requirement(item: Json) -> Requirement:

@@ -36,8 +36,9 @@ def prepare_radiograph(pixels: NDArray[np.generic], size: int) -> FloatArray:
     """Return one radiograph as the networks take it: (size, size) float32 in 0–1.
 
     Takes (y, x) pixels in the MONOCHROME2 sense (bright = dense), any number type and range. The whole image
-    is squeezed into the square without keeping the aspect ratio, as the training images were. Training and
-    serving both call this, so that a network sees the same pixels in both.
+    is squeezed into the square without keeping the aspect ratio, as the training images were; boxes go there
+    and back by `node.imaging.boxes.Squeeze`. Training and serving both call this, so that a network sees the
+    same pixels in both.
     """
     # Resize first: the percentiles then depend neither on the detector's noise nor on its resolution.
     return stretch(resize(np.asarray(pixels, dtype=np.float32), (size, size)), LOW_PERCENT, HIGH_PERCENT)
