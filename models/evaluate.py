@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from models import card, data, evaluate_slide, evaluate_volume, foreign, report, robustness
+from models import card, data, evaluate_detector, evaluate_slide, evaluate_volume, foreign, report, robustness
 from models.configuration import member_tensor
 from models.measure import (
     Cases,
@@ -33,6 +33,7 @@ from models.measure import (
 from models.serving import EnsembleGraphs
 
 NAME = "chest_xray"
+OTHERS = (evaluate_volume, evaluate_slide, evaluate_detector)
 # The same patients for every command that measures some of them.
 CHOICE_SEED = 5
 
@@ -183,7 +184,7 @@ def draw(cases: Cases, predictions: Predictions, folder: Path, title: str) -> No
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m models.evaluate", description=__doc__)
-    parser.add_argument("model", choices=[NAME, *evaluate_volume.MEASURES, *evaluate_slide.MEASURES])
+    parser.add_argument("model", choices=[NAME, *(name for other in OTHERS for name in other.MEASURES)])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a folder with labels.csv")
     source.add_argument(
@@ -237,7 +238,7 @@ def conflict(options: argparse.Namespace) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and measure; 0 done, 1 failed, 2 wrong use."""
     given = sys.argv[1:] if arguments is None else arguments
-    for other in (evaluate_volume, evaluate_slide):
+    for other in OTHERS:
         if given[:1] and given[0] in other.MEASURES:
             return other.main(given)
     parser = build_parser()

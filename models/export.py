@@ -125,8 +125,13 @@ def conflict(options: argparse.Namespace) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and export; 0 done, 1 failed, 2 wrong use."""
+    from models import detector_card, export_detector  # here, for classifiers need none of it
+
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [detector_card.NAME]:
+        return export_detector.main(given)
     parser = argparse.ArgumentParser(prog="python -m models.export", description=__doc__)
-    parser.add_argument("model", choices=[NAME, *VERSIONS])
+    parser.add_argument("model", choices=[NAME, *VERSIONS, detector_card.NAME])
     parser.add_argument("--checkpoint", type=Path, required=True, nargs="+", help="one for each member")
     parser.add_argument(
         "--data", type=Path, help="the folder it was trained on (for calibration); slides need none"

@@ -331,14 +331,21 @@ def commit() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train; 0 done, 1 failed, 2 wrong use."""
-    from models import train_slide, train_volume  # here, for they are made of parts of this module
+    from models import (  # here: they are made of parts of this module
+        train_detector,
+        train_slide,
+        train_volume,
+    )
 
     given = sys.argv[1:] if arguments is None else arguments
-    for other in (train_volume, train_slide):
+    others = (train_volume, train_slide, train_detector)
+    for other in others:
         if given[:1] and given[0] in other.LESSONS:
             return other.main(given)
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("model", choices=["chest_xray", *train_volume.LESSONS, *train_slide.LESSONS])
+    parser.add_argument(
+        "model", choices=["chest_xray", *(name for other in others for name in other.LESSONS)]
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
     for name, default in asdict(Settings(data="", out="runs/chest_xray")).items():
         flag, choices = f"--{name.replace('_', '-')}", CHOICES.get(name)

@@ -1,0 +1,365 @@
+"""Detectors learn bright discs as lesions, are exported as one ensemble, and say the same there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("torchvision")
+pytest.importorskip("onnx")
+
+from models import (  # noqa: E402
+    card,
+    detector_sets,
+    evaluate,
+    evaluate_detector,
+    export,
+    train,
+    train_detector,
+)
+from models.detector import LESIONS  # noqa: E402
+from models.detector_calibration import Judged, calibration_error, fit_platt, fit_platts, judge  # noqa: E402
+from models.detector_card import NAME  # noqa: E402
+from models.detector_fusion import choose_thresholds, fit_constant, fuse  # noqa: E402
+from models.detector_graphs import COUNT, Platt  # noqa: E402
+from models.detector_lessons import (  # noqa: E402
+    FASTER_RCNN,
+    YOLO,
+    DetectorSettings,
+    make_detector,
+)
+from models.detector_metrics import Boxes  # noqa: E402
+from models.detector_views import Fright  # noqa: E402
+from models.train_detector import frighten, settle  # noqa: E402
+from node.domain.card import Fusion  # noqa: E402
+from node.engines.onnx import OnnxEngine  # noqa: E402
+from node.engines.repository import ModelRepository  # noqa: E402
+from node.imaging.agreement import weigh_agreement  # noqa: E402
+from tests.discs import SIDE, disc_film, load_discs  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to train in, where films are discs."""
+    folder = tmp_path_factory.mktemp("detectors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(detector_sets, "load_films", load_discs)
+        patch.setattr(evaluate_detector, "load_films", load_discs)
+        yield folder
+
+
+FEW = [
+    "--size",
+    str(SIDE),
+    "--films",
+    "48",
+    "--tuning",
+    "8",
+    "--batch",
+    "8",
+    "--threads",
+    "1",
+    "--width",
+    "8",
+]
+FEW += ["--channels", "16", "--hidden", "32", "--proposals", "30", "--crop", "0", "--planted", "0"]
+
+
+def learn(model: str, *options: str) -> Path:
+    """Return the checkpoint of a short training."""
+    arguments = [model, *FEW, "--out", f"runs/{model}", *options]
+    assert train.main(arguments) == 0
+    return Path(f"runs/{model}/last.pt").absolute()
+
+
+@pytest.fixture(scope="module")
+def trained(workplace: Path) -> dict[str, Path]:
+    """A checkpoint of each kind; one was shown pieces, too."""
+    rate = ("--ema-decay", "0.9", "--learning-rate")
+    return {
+        YOLO: learn(YOLO, "--epochs", "9", "--crop", "64", "--whole", "0.7", *rate, "0.01"),
+        FASTER_RCNN: learn(FASTER_RCNN, "--epochs", "8", "--batch", "4", *rate, "0.005"),
+    }
+
+
+# --- what a training looks at ----------------------------------------------------------------------------
+
+
+def test_only_films_without_a_lesion_can_deceive() -> None:
+    settings = DetectorSettings(out="", size=SIDE, width=8, channels=16)
+    torch.manual_seed(1)
+    network = make_detector(settings).eval()
+    with torch.no_grad():
+        for head in network.heads:
+            head.kind[-1].bias.zero_()
+    fright, films = Fright.none(3), [disc_film(1), disc_film(2), disc_film(4)]
+
+    frighten(fright, network, films, settings, torch.Generator())
+
+    assert fright.values[0] == 0
+    assert (fright.values[1:] > 0.01).all()
+    assert ((fright.places[1:] > 0) & (fright.places[1:] < SIDE)).all()
+
+
+@pytest.mark.parametrize("model", [YOLO, FASTER_RCNN])
+def test_layers_are_settled_on_whole_films(model: str) -> None:
+    settings = DetectorSettings(out="", model=model, size=SIDE, width=8, channels=16, strength=0.0)
+    torch.manual_seed(1)
+    network = make_detector(settings)
+    layer = next(one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d))
+    layer.running_mean.fill_(5.0)
+    films, seen = load_discs(4, 10), []
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].mean(dim=(0, 2, 3))))
+
+    settle(network, films, settings, torch.Generator())
+
+    torch.testing.assert_close(layer.running_mean, torch.stack(seen).mean(dim=0))
+    assert layer.momentum == 0.1
+    assert not network.training
+
+
+def test_no_patient_is_in_two_parts() -> None:
+    kept = [detector_sets.is_kept(f"patient-{number}") for number in range(600)]
+
+    assert 60 < sum(kept) < 140
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("model", [YOLO, FASTER_RCNN])
+def test_a_detector_learns_discs(trained: dict[str, Path], model: str) -> None:
+    network, stages, settings = train_detector.read_checkpoint(trained[model])
+
+    figures = train_detector.score(network, load_discs(24, 9000), settings)
+
+    assert stages[-1]["epochs_finished"] == settings.epochs
+    # Untrained it is 0; what is left are discs of one kind that are called the other.
+    assert figures["lesion_sensitivity"] > 0.75
+    assert figures["lesion_map_50"] > 0.2
+    assert figures["lung_overlap"] > 0.7
+
+
+def test_a_training_remembers_what_deceived_it(trained: dict[str, Path]) -> None:
+    stored = torch.load(trained[YOLO].with_name("state.pt"), weights_only=True)
+
+    values = stored["fright"]["values"]
+
+    # Every other film has lesions; only the others can deceive.
+    has_lesions = [bool(disc_film(detector_sets.TRAIN_SEED + number).is_lesion.any()) for number in range(48)]
+    assert values[has_lesions].max() == 0
+    assert values.max() > 0
+
+
+@pytest.mark.timeout(300)
+def test_both_become_one_ensemble_that_is_measured(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = [str(path) for path in trained.values()]
+    options = [NAME, "--checkpoint", *checkpoints, "--films", "40", "--repository", "repository"]
+    assert export.main([*options, "--version", "0.0.1"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+
+    options = [NAME, "--repository", "repository", "--films", "24", "--repeats", "20", "--threads", "1"]
+    assert evaluate.main([*options, "--write-card", "--json"]) == 0
+
+    figures = json.loads(capsys.readouterr().out)
+    assert f"{figures['fused']['lesions']['map_50']:.3f}" in evaluate_detector.table(figures)
+    described = card.read_card(Path("repository/chest_xray_lesions"))
+    assert described["metrics"] == [figures]
+    assert described["members"] == [FASTER_RCNN, YOLO]
+    assert figures["fused"]["lesions"]["sensitivity_at"]["0.5"] > 0.75
+    assert figures["fused"]["lesions"]["groups"]["4-8 mm"][0] > 0
+    parity = described["parity"]
+    assert all(value <= parity["tolerance"][name] for name, value in parity["largest_difference"].items())
+    engine = OnnxEngine(ModelRepository(Path("repository")), threads=1)
+    engine.check("chest_xray_lesions")
+    image = disc_film(9001).pixels[None, None].astype(np.float32) / 255
+    answer = engine.infer("chest_xray_lesions", {"image": image})
+    assert answer["boxes"].shape == (1, 2, COUNT, 4)
+    alone = engine.infer(YOLO, {"image": image})
+    np.testing.assert_allclose(answer["boxes"][:, 1], alone["boxes"], atol=1e-4)
+    np.testing.assert_array_equal(answer["labels"][:, 1], alone["labels"])
+    kinds = engine.card("chest_xray_lesions").classes
+    assert [one.code.meaning for one in kinds] == [
+        "Nodule",
+        "Mass",
+        "Lung consolidation",
+        "Right lung",
+        "Left lung",
+    ]
+    assert all(0 < one.threshold <= 1 and one.fusion.slope > 0 for one in kinds)
+    (own,) = evaluate_detector.find([disc_film(9001)], Path("repository"))[evaluate_detector.FUSED]
+    assert own.of(LESIONS).scores.max() >= kinds[0].threshold
+
+
+def test_two_members_of_one_kind_are_no_ensemble(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(trained[YOLO])
+
+    assert export.main([NAME, "--checkpoint", path, path, "--repository", "other"]) == 1
+    assert "two members of one kind" in capsys.readouterr().err
+
+
+def test_a_run_that_is_resumed_goes_the_way_of_one_that_was_not(workplace: Path) -> None:
+    options = ["--films", "8", "--tuning", "2", "--batch", "4", "--epochs", "2", "--mined", "0.5"]
+    whole = learn(YOLO, *options, "--out", "runs/whole").parents[1] / "whole" / "last.pt"
+    stopped = ["--patience", "0", "--out", "runs/part"]
+    settings = train_detector.train
+
+    class StoppedError(Exception):
+        pass
+
+    def stop_after_one(self: train_detector.Run, *arguments: object) -> None:
+        finish(self, *arguments)
+        raise StoppedError
+
+    finish = train_detector.Run.finish_epoch
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(train_detector.Run, "finish_epoch", stop_after_one)
+        train_detector.main([YOLO, *FEW, *options, *stopped])
+    assert train_detector.main([YOLO, *FEW, *options, *stopped, "--resume"]) == 0
+
+    one, other = (torch.load(path, weights_only=True)["weights"] for path in (whole, "runs/part/last.pt"))
+    assert settings is train_detector.train
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resume", "--out", "runs/none"], "nothing to resume"),
+        (["--init", "missing.pt", "--out", "runs/x"], "no such file"),
+        (["--init", "foreign.pt", "--out", "runs/x"], "is no checkpoint of"),
+    ],
+)
+def test_a_start_that_is_not_there_is_refused(
+    workplace: Path, options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weights": {}, "stages": [{"model": "slide_tumor"}]}, "foreign.pt")
+
+    assert train_detector.main([YOLO, *FEW, "--films", "4", *options]) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_a_training_may_start_from_weights_of_its_kind_alone(
+    trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--films", "8", "--tuning", "2", "--epochs", "1", "--init", str(trained[YOLO])]
+
+    further = learn(YOLO, *options, "--out", "runs/further").parents[1] / "further" / "last.pt"
+
+    assert [stage["epochs"] for stage in train_detector.read_checkpoint(further)[1]] == [9, 1]
+    assert train_detector.main([FASTER_RCNN, *FEW, *options, "--out", "runs/y"]) == 1
+    assert "is of another form" in capsys.readouterr().err
+
+
+# --- fusion -----------------------------------------------------------------------------------------------
+
+HERE, THERE = (10.0, 10.0, 20.0, 20.0), (50.0, 50.0, 60.0, 60.0)
+
+
+def said(*rows: tuple[tuple[float, ...], int, float]) -> Boxes:
+    """Return what one member says: corners, label, score."""
+    corners = np.array([row[0] for row in rows]).reshape(-1, 4)
+    return Boxes(corners, np.array([row[1] for row in rows], np.int64), np.array([row[2] for row in rows]))
+
+
+def test_members_that_differ_in_kind_mean_one_lesion() -> None:
+    places = fuse([said((HERE, 1, 0.8)), said((HERE, 2, 0.4), (THERE, 3, 0.6))])
+
+    assert places.found.labels.tolist() == [1, 3]
+    np.testing.assert_allclose(places.members, [[0.8, 0.4], [0, 0.6]], atol=1e-6)
+    np.testing.assert_allclose(places.found.scores, [0.6, 0.3], atol=1e-6)
+
+
+def test_the_interval_holds_what_is_said_of_changed_copies() -> None:
+    fusions = [Fusion()] * 5
+    plain = [fuse([said((HERE, 1, 0.5)), said((HERE, 1, 0.5))])] * 20
+    copies = [fuse([said((HERE, 1, 0.8)), said((HERE, 1, 0.8))])] * 20
+
+    constant = fit_constant(plain, copies, fusions, LESIONS)
+
+    # Both members agree: the constant alone must reach the logit of 0.8, which is ln 4.
+    assert constant == pytest.approx(np.log(4) / 1.96, abs=1e-3)
+    agreed = weigh_agreement(plain[0].members, Fusion(interval_constant=constant + 1e-3))
+    assert agreed.high[0] >= 0.8
+    assert fit_constant(plain, plain, fusions, LESIONS) == 0
+    # Members that differ make an interval that is wide enough by itself.
+    apart = [fuse([said((HERE, 1, 0.3)), said((HERE, 1, 0.7))])] * 20
+    assert fit_constant(apart, copies, fusions, LESIONS) == 0
+    assert fit_constant(plain, copies, fusions, (4,)) == 0
+
+
+def test_the_threshold_lets_half_a_false_place_per_film_through() -> None:
+    found = [said((THERE, 1, score)) for score in (0.9, 0.6, 0.5, 0.3)] + [said((HERE, 2, 0.4))]
+    truths = [Boxes.truth(np.empty((0, 4)), np.empty(0, np.int64))] * 5
+    flags = [(True, True)] * 4 + [(False, True)]
+
+    lesion, *_, lung = choose_thresholds(found, truths, flags)
+
+    # Of the four films that tell, two false places may reach it; the fifth says nothing of lesions.
+    assert lesion == pytest.approx(0.5001)
+    assert lung == 0.5
+    assert choose_thresholds(found[:1], truths[:1], flags[:1])[0] == pytest.approx(0.9001)
+    assert choose_thresholds([said()], truths[:1], flags[:1])[0] == pytest.approx(0.05)
+
+
+# --- calibration ------------------------------------------------------------------------------------------
+
+
+def test_scores_that_are_too_sure_are_made_honest() -> None:
+    random = np.random.default_rng(1)
+    logits = random.normal(0, 2, 4000)
+    became = (random.random(4000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(float)
+
+    fitted = fit_platt(1 / (1 + np.exp(-logits)), became)
+
+    assert fitted.slope == pytest.approx(0.5, abs=0.06)
+    assert fitted.offset == pytest.approx(-1.0, abs=0.1)
+    said = Judged(np.ones(4000, np.int64), 1 / (1 + np.exp(-(fitted.slope * logits + fitted.offset))), became)
+    assert calibration_error(said) < 0.03
+
+
+def test_a_label_with_few_cases_takes_what_its_group_says() -> None:
+    random = np.random.default_rng(2)
+    labels = np.repeat([1, 2, 4], [400, 5, 5])
+    scores, became = random.uniform(0.01, 0.99, 410), (random.random(410) < 0.3).astype(float)
+
+    fitted = fit_platts(Judged(labels, scores, became))
+
+    group = fit_platt(scores[labels < 4], became[labels < 4])
+    assert fitted[0] == fit_platt(scores[:400], became[:400])
+    assert fitted[1:3] == [group, group]
+    # Of lungs there is too little to tell.
+    assert fitted[3:] == [Platt(), Platt()]
+
+
+def test_no_slope_turns_the_order_around() -> None:
+    scores = np.linspace(0.05, 0.95, 40)
+
+    assert fit_platt(scores, (scores < 0.5).astype(float)).slope > 0
+
+
+def test_what_is_not_known_of_a_film_judges_no_detection() -> None:
+    found = [Boxes(np.array([[0.0, 0, 9, 9], [0, 0, 50, 90]]), np.array([1, 4]), np.array([0.5, 0.9]))] * 3
+    truths = [Boxes.truth(np.array([[0, 0, 50, 80]]), np.array([4]))] * 3
+
+    judged = judge(found, truths, [(True, True), (False, True), (True, False)])
+
+    assert judged.of(LESIONS).outcomes.tolist() == [0, 0]
+    assert judged.of((4,)).outcomes.tolist() == [1, 1]
