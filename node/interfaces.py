@@ -67,9 +67,13 @@ class Pipeline(Protocol):
 
 
 def models_of(pipeline: Pipeline) -> tuple[str, ...]:
-    """Return every model that a pipeline asks: the one that speaks for it, then those of fields `…_model`."""
+    """Return every model that a pipeline asks: the one that speaks for it, then those of fields `…_model`.
+
+    One that is empty is none.
+    """
     names: list[str] = [one.name for one in fields(pipeline)] if is_dataclass(pipeline) else []
-    return (pipeline.model, *(str(getattr(pipeline, one)) for one in names if one.endswith("_model")))
+    others = (str(getattr(pipeline, one)) for one in names if one.endswith("_model"))
+    return (pipeline.model, *filter(None, others))
 
 
 class Destination(Protocol):

@@ -23,12 +23,22 @@ MEAN_ATTENUATION = Code("112181", "DCM", "Mean Attenuation Coefficient")
 PROBABILITY_OF_CANCER = Code("111047", "DCM", "Probability of cancer")
 AREA = Code("42798000", "SCT", "Area")
 LUNG = Code("39607008", "SCT", "Lung")
+RIGHT = Code("24028007", "SCT", "Right")
+LEFT = Code("7771000", "SCT", "Left")
 SQUARE_MILLIMETER = Code("mm2", "UCUM", "square millimeter")
 CUBIC_MILLIMETER = Code("mm3", "UCUM", "cubic millimeter")
 MILLIMETER = Code("mm", "UCUM", "mm")
 HOUNSFIELD_UNIT = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "Percent")
 BIT = Code("bit", "UCUM", "bit")
+
+# SNOMED CT's own: DICOM's context groups have a lung with its laterality, and no consolidation.
+RIGHT_LUNG = Code("3341006", "SCT", "Right lung")
+LEFT_LUNG = Code("44029006", "SCT", "Left lung")
+CONSOLIDATION = Code("95436008", "SCT", "Lung consolidation")
+PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
+BACTERIAL_PNEUMONIA = Code("53084003", "SCT", "Bacterial pneumonia")
+VIRAL_PNEUMONIA = Code("75570004", "SCT", "Viral pneumonia")
 
 NO_UNITS = Code("1", "UCUM", "no units")
 

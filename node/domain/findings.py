@@ -46,6 +46,9 @@ class Doubt(StrEnum):
     BOTH_ANSWERS = "the prediction set holds both answers"
     NEITHER_ANSWER = "the prediction set holds neither answer"
     OTHER_ANSWER = "the prediction set contradicts the threshold"
+    NOT_OUTLINED = "the detectors outline no lesion that would show it"
+    OUTLINED = "the detectors outline a lesion that would show it"
+    NOT_CLASSIFIED = "the classifier calls absent what would look like this"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ class Score:
 
     `activation` is (rows, columns) float32 in 0–1 over the whole source image at the network's own
     resolution: where the network looked for this finding; None where the model gives no map.
-    `measurements` are of the finding as a whole, such as the area of all that is tumor.
+    `measurements` are of the finding as a whole, such as the area of all that is tumor. `contradiction` is
+    what another network, that was asked about the same image, says against it; None where nothing does.
     """
 
     code: Code
@@ -138,6 +142,7 @@ class Score:
     uncertainty: Uncertainty
     activation: npt.NDArray[np.float32] | None = None
     measurements: tuple[Measurement, ...] = ()
+    contradiction: Doubt | None = None
 
     def __post_init__(self) -> None:
         """Refuse a value that is no probability, or an interval that does not hold it."""
@@ -150,8 +155,8 @@ class Score:
         """Every reason why the score decides nothing; none where it decides.
 
         It decides only if its threshold lies outside its interval, its prediction set holds exactly the
-        answer that the threshold gives, and its image is like those the model was made for. What the model
-        does not state is not asked for.
+        answer that the threshold gives, its image is like those the model was made for, and no other network
+        contradicts it. What the model does not state is not asked for.
         """
         return tuple(self._doubts())
 
@@ -164,6 +169,8 @@ class Score:
             yield Doubt.THRESHOLD_IN_INTERVAL
         if uncertainty.prediction_set and uncertainty.prediction_set.answers != (self._answer,):
             yield DOUBT_BY_ANSWERS.get(uncertainty.prediction_set.answers, Doubt.OTHER_ANSWER)
+        if self.contradiction:
+            yield self.contradiction
 
     @property
     def is_uncertain(self) -> bool:

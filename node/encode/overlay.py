@@ -105,6 +105,7 @@ def draw_overlay(image: Image, findings: Findings, algorithm: str, sizes: Sizes 
     lines = [
         *_head(findings, shown, marked),
         *_region_lines(here),
+        *_size_lines(view, here),
         *notes,
         *(Line(describe_score(score), FOOT, GRAY) for score in findings.scores if score is not shown),
         Line(WARNING, 1 / 36, AMBER),
@@ -279,3 +280,10 @@ def _region_lines(marked: list[Marking]) -> Iterator[Line]:
         yield Line(marking.sentence, DETAIL, marking.color)
     if len(marked) > MOST_LINES:
         yield Line(f"and {len(marked) - MOST_LINES} more, which the report has", DETAIL, GRAY)
+
+
+def _size_lines(view: View, marked: list[Marking]) -> Iterator[Line]:
+    """Yield the warning that sizes are not the patient's: a detector shows things larger than they are."""
+    is_sized = view.image.spacing_yx_mm and any(one.region.measurements for one in marked[:MOST_LINES])
+    if is_sized and view.image.spacing_attribute != "PixelSpacing":
+        yield Line(f"Sizes are not measured at the patient ({view.image.spacing_attribute})", DETAIL, AMBER)

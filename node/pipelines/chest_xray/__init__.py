@@ -1,14 +1,18 @@
-"""Signs of pneumonia on one frontal chest radiograph."""
+"""Signs of pneumonia on one frontal chest radiograph, and where lesions are."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from node.domain.findings import Algorithm, Findings
+from node.domain.image import Image
 from node.domain.study import AttributeValue, Instance, Series
 from node.errors import DatasetError, GeometryError
 from node.imaging.intensity import prepare_radiograph
 from node.interfaces import Engine
+from node.pipelines.chest_xray.contradictions import reconcile
+from node.pipelines.chest_xray.lesions import detect_lesions
 from node.pipelines.scores import to_scores
 from node.read.header import read_attributes
 from node.read.projection import read_projection
@@ -16,12 +20,16 @@ from node.read.projection import read_projection
 
 @dataclass(frozen=True, slots=True)
 class ChestXray:
-    """One classifier ensemble on the first frontal radiograph of a series."""
+    """One classifier ensemble on the first frontal radiograph of a series, and one of detectors.
+
+    Without a `detector_model` nothing is outlined.
+    """
 
     model: str = "chest_xray"
+    detector_model: str = ""
 
     def analyze(self, series: Series, engine: Engine) -> Findings:
-        """Return one score per class of the model's card, each with its activation map.
+        """Return one score per class of the model's card, each with its activation map, and the lesions seen.
 
         Raises DatasetError where no instance is a frontal radiograph, GeometryError where it does not lie
         upright, PixelError where it cannot be decoded, ModelError where the model answers no numbers or less
@@ -32,13 +40,25 @@ class ChestXray:
         image = read_projection(instance)
         pixels = prepare_radiograph(image.pixels, card.input_shape[-1])
         outputs = engine.infer(self.model, {"image": pixels[np.newaxis, np.newaxis]})
+        scores = to_scores(self.model, card, outputs)
+        if not self.detector_model:
+            return self._findings(series, image, engine, scores=scores)
+        strangeness = next((one.uncertainty.out_of_distribution for one in scores), None)
+        detected = detect_lesions(image, engine, self.detector_model, strangeness)
+        scores, regions = reconcile(scores, detected.regions)
+        return self._findings(series, image, engine, scores=scores, regions=regions, remarks=detected.remarks)
+
+    def _findings(self, series: Series, image: Image, engine: Engine, **found: Any) -> Findings:
+        card = engine.card(self.model)
+        helpers = [engine.card(name) for name in (self.detector_model,) if name]
+        detectors = (f"detectors={helper.name} {helper.version}" for helper in helpers)
         return Findings(
             pipeline=self.model,
-            algorithm=Algorithm(card.name, card.version, card.parameters),
+            algorithm=Algorithm(card.name, card.version, (*card.parameters, *detectors)),
             study_instance_uid=series.study_instance_uid,
             series_instance_uid=series.series_instance_uid,
-            sop_instance_uids=(instance.sop_instance_uid,),
-            scores=to_scores(self.model, card, outputs),
+            sop_instance_uids=(image.sop_instance_uid,),
+            **found,
         )
 
 
