@@ -1,6 +1,6 @@
 """A planted lesion from the pixels of a radiograph to its box in every object, whatever the shape."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,16 @@ from node import conformance
 from node.domain.findings import Doubt, Findings, Presence
 from node.domain.image import Image
 from node.domain.profile import Kind, Profile
-from node.domain.study import Instance, Series
 from node.encode import codes as used
 from node.encode import encode
 from node.encode.markings import PRESENT, REVIEW
 from node.encode.overlay import draw_overlay
-from node.pipelines.chest_xray import ChestXray
 from node.read.projection import read_projection
-from node.samples.dicom import DxOptions, dx_dataset
-from node.samples.thorax import Radiograph, Truth
-from tests.detecting import DETECTORS, SeeingEngine, bright_box
-from tests.displayed import is_color, received
+from tests.detecting import SeeingEngine, bright_box
+from tests.displayed import is_color
 from tests.marked import lines_of, points_of
 from tests.peers.validators import dciodvfy_errors
+from tests.rectangles import Shape, analyze, write
 from tests.results import make_context, save
 from tests.trees import code_of, named, number_of, texts_of
 
@@ -40,19 +37,6 @@ TOLERANCE_PX = 2
 
 AT_DETECTOR = "size at the detector, larger than in the patient (Imager Pixel Spacing)"
 AT_PATIENT = "size at the patient (Pixel Spacing)"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A radiograph with one bright rectangle, and what its header says of its pixels."""
-
-    rows: int
-    columns: int
-    box: tuple[int, int, int, int]
-    photometric: str = "MONOCHROME2"
-    pixel_spacing: tuple[float, float] | None = None
-    imager_spacing: tuple[float, float] | None = None
-    modality: str = "DX"
 
 
 SHAPES = {
@@ -81,25 +65,6 @@ SPACING_WORDS = {
 }
 
 
-def write(shape: Shape, folder: Path) -> Instance:
-    """A smooth gray picture, a little brighter below, with one bright rectangle."""
-    ramp = np.linspace(0.2, 0.3, shape.rows, dtype=np.float32)[:, None]
-    pixels = np.repeat(ramp, shape.columns, axis=1)
-    left, top, right, bottom = shape.box
-    pixels[top:bottom, left:right] = 0.9
-    options = DxOptions(modality=shape.modality, photometric_interpretation=shape.photometric)
-    dataset = dx_dataset(Radiograph(pixels, (0.4, 0.4), Truth("consolidation"), 5), options=options)
-    for keyword, spacing in (
-        ("PixelSpacing", shape.pixel_spacing),
-        ("ImagerPixelSpacing", shape.imager_spacing),
-    ):
-        if spacing:
-            setattr(dataset, keyword, list(spacing))
-        elif keyword == "PixelSpacing" or shape.modality == "CR":
-            del dataset[keyword]
-    return received(save(dataset, folder / "radiograph.dcm"))
-
-
 class Case:
     """One radiograph, what is found on it, and the objects that are made of that."""
 
@@ -117,11 +82,6 @@ class Case:
 
     def read(self, kind: Kind) -> Dataset:
         return dcmread(self.paths[kind])
-
-
-def analyze(instance: Instance, engine: SeeingEngine) -> Findings:
-    series = Series(instance.study_instance_uid, instance.series_instance_uid, (instance,), {})
-    return ChestXray(detector_model=DETECTORS).analyze(series, engine)
 
 
 @pytest.fixture(scope="module")
