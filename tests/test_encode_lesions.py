@@ -42,6 +42,8 @@ def reports(written: dict[str, Written], tmp_path_factory: pytest.TempPathFactor
         for form, kinds in (("boxes", BOXES), ("segments", SEGMENTS))
     }
     built["mixed"] = lesion_report(half_segmented(findings["series"]), series, kinds=SEGMENTS)
+    one = replace(findings["radiograph"], regions=findings["radiograph"].regions[:1])
+    built["one"] = lesion_report(one, written["radiograph"].paths, kinds=BOXES)
     built["foreign"] = lesion_report(foreign(findings["series"]), series, kinds=BOXES)
     return {name: save(dataset, folder / f"{name}.dcm") for name, dataset in built.items()}
 
@@ -91,7 +93,7 @@ def test_dciodvfy_finds_no_error(reports: dict[str, Path]) -> None:
 
 
 def test_pixelmed_finds_no_error(reports: dict[str, Path]) -> None:
-    assert report_errors([reports[form] for form in ("series-boxes", "slide-segments", "mixed")]) == []
+    assert report_errors([reports[form] for form in ("series-boxes", "slide-segments", "mixed", "one")]) == []
 
 
 @pytest.mark.slow

@@ -39,6 +39,12 @@ DEFECTS_OF_DICOM_SR_VALIDATOR = (
         r"|1419 ROIMeasurements/\[Row 5\] NUM \*/\[Row (13|14)\]) NUM \*: [0-9.]+: .*"
         rf"/NUM ({_UNCERTAINTY}): Incorrect relationship - expected INFERRED FROM - found HAS PROPERTIES"
     ),
+    # Where one measurement group of all has an outline it asks each for one, those of TID 1501 too; where two
+    # have, it asks none.
+    re.compile(
+        r"Error: Template 1410 PlanarROIMeasurements/\[Row 1\] CONTAINER [^/]*/"
+        r"\[Row (5\] SCOORD|7\] IMAGE) .*: Missing conditional content item"
+    ),
     # It knows an older edition of CID 100.
     re.compile(
         r'Error: Template 1500 .*: Code \(43468-8,LN,"XR unspecified body region"\) '
