@@ -34,7 +34,8 @@ CODES: dict[str, tuple[str, str, str]] = {
     for name, one in (("Nodule", codes.SCT.Nodule), ("Mass", codes.SCT.Mass))
 }
 THRESHOLD_CHOSEN = (
-    f"{FALSE_PER_IMAGE:g} false places of lesions per calibration film reach it, of all kinds together"
+    f"{FALSE_PER_IMAGE:g} false places of lesions, of all kinds together, reach it per synthetic film of the "
+    "calibration"
 )
 TRAINING_DATA: Json = {
     "synthetic": {

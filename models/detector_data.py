@@ -11,8 +11,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from node.imaging import intensity
 from node.imaging.intensity import prepare_radiograph
 from node.samples import anatomy, lesion_places, lesions, opacities, projection, shapes, thorax
 from node.samples.lesions import lesion_radiograph
-from node.samples.thorax import Radiograph
+from node.samples.thorax import Radiograph, thorax_radiograph
 
 LESIONS = ("Nodule", "Mass", "Consolidation")
 RIGHT_LUNG, LEFT_LUNG = "Right lung", "Left lung"
@@ -39,6 +39,7 @@ LABEL_BY_CLASS = {name: number for number, name in enumerate(CLASSES, start=1)}
 SIZE = 512
 # Far from each other and from the small seeds of the demo and the tests.
 TRAIN_SEED, TEST_SEED, CALIBRATION_SEED, TUNING_SEED = 810_000, 820_000, 830_000, 840_000
+THORAX_SEED = 850_000
 DRAWING = (shapes, anatomy, projection, thorax, opacities, lesion_places, lesions, intensity, film_clutter)
 
 FREE_LICENCES = ("CC0", "CC BY", "CC BY 3.0", "CC BY 4.0")
@@ -90,17 +91,29 @@ def load_films(count: int, first_seed: int, *, size: int = SIZE, workers: int = 
     Kept below runs/, so that another run only reads them. So many `workers` are processes beside this one; a
     single one is this process itself.
     """
-    folder = CACHE / f"films-{size}-{version()}"
+    return _load("films", range(first_seed, first_seed + count), size, workers)
+
+
+def load_thorax_films(count: int, first_seed: int, *, size: int = SIZE, workers: int = 1) -> list[Film]:
+    """Return films as the classifiers learn from, every other with one consolidation, also large ones.
+
+    Their lungs have no boxes. Kept and drawn as those of `load_films`.
+    """
+    return _load("thoraxes", range(first_seed, first_seed + count), size, workers)
+
+
+def _load(kind: str, seeds: Sequence[int], size: int, workers: int) -> list[Film]:
+    folder = CACHE / f"{kind}-{size}-{version()}"
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(first_seed, first_seed + count)
     missing = [seed for seed in seeds if not (folder / f"{seed}.npz").is_file()]
+    write = partial(_write_film, kind, size=size, folder=folder)
     if workers > 1 and missing:
         # Spawned, for a fork of a process that PyTorch has given threads can hang.
         with one_thread(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            list(pool.map(_write_film, missing, repeat(size), repeat(folder), chunksize=4))
+            list(pool.map(write, missing, chunksize=4))
     else:
         for seed in missing:
-            _write_film(seed, size, folder)
+            write(seed)
     return [read_film(folder / f"{seed}.npz") for seed in seeds]
 
 
@@ -117,6 +130,26 @@ def draw_film(seed: int, size: int = SIZE) -> Film:
     rows, columns = field.slices()
     pixels = add_clutter(random, radiograph, field)[rows, columns]
     return as_film(prepare_radiograph(pixels, size), radiograph, field)
+
+
+def draw_thorax_film(seed: int, size: int = SIZE) -> Film:
+    """Return the synthetic film of a seed with a consolidation or nothing, whole, with letters on some."""
+    radiograph = thorax_radiograph(seed, finding="consolidation" if has_lesions(seed) else None, size=size)
+    rows, columns = radiograph.pixels.shape
+    pixels = add_clutter(np.random.default_rng([seed, 1]), radiograph, Field(0, 0, columns, rows))
+    box = radiograph.truth.box_xyxy_px
+    count = int(box is not None)
+    return Film(
+        pixels=to_bytes(prepare_radiograph(pixels, size)),
+        boxes=np.asarray(box or [], np.float32).reshape(-1, 4),
+        labels=np.full(count, LABEL_BY_CLASS["Consolidation"], np.int64),
+        subtlety=np.full(count, np.nan, np.float32),
+        size_mm=np.full(count, radiograph.truth.diameter_mm or np.nan, np.float32),
+        places=np.full(count, "thorax"),
+        is_lesion_labelled=True,
+        is_lung_labelled=False,
+        group=f"synthetic-{seed}",
+    )
 
 
 def as_film(prepared: NDArray[np.float32], radiograph: Radiograph, field: Field) -> Film:
@@ -140,16 +173,18 @@ def as_film(prepared: NDArray[np.float32], radiograph: Radiograph, field: Field)
 
 
 def read_lung_films(
-    directory: Path, *, split: str, size: int = SIZE, licences: Sequence[str] = FREE_LICENCES
+    directory: Path, *, split: str, size: int = SIZE, licences: Sequence[str] | None = FREE_LICENCES
 ) -> list[Film]:
     """Return the real radiographs with lung boxes drawn by people; whether they show lesions is not known.
 
-    `directory` holds labels.csv and boxes.csv; raises DataFolderError where it does not.
+    `directory` holds labels.csv and boxes.csv; raises DataFolderError where it does not. Those of any licence
+    where `licences` is None: they may be measured on, but train nothing that is shipped.
     """
     lines = {line["file"]: line for line in _read_table(directory / "labels.csv")}
     boxes: dict[str, dict[str, Mapping[str, str]]] = defaultdict(dict)
     for line in _read_table(directory / "boxes.csv"):
-        if line["split"] == split and lines[line["file"]]["licence"] in licences:
+        is_free = licences is None or lines[line["file"]]["licence"] in licences
+        if line["split"] == split and is_free:
             boxes[line["file"]][LUNG_BY_CLASS[line["class"]]] = line
     return [_lung_film(directory / file, both, lines[file]["group"], size) for file, both in boxes.items()]
 
@@ -168,11 +203,21 @@ def _lung_film(path: Path, box_by_lung: Mapping[str, Mapping[str, str]], group: 
 
 def read_normal_films(directory: Path, *, split: str, size: int = SIZE) -> list[Film]:
     """Return the kermany radiographs of a split that readers found normal: no lesion, lungs unmarked."""
+    return _kermany_films(directory, split, size, is_normal=True)
+
+
+def read_pneumonia_films(directory: Path, *, split: str, size: int = SIZE) -> list[Film]:
+    """Return the kermany radiographs of a split with pneumonia; where it is nobody has marked."""
+    films = _kermany_films(directory, split, size, is_normal=False)
+    return [replace(film, is_lesion_labelled=False) for film in films]
+
+
+def _kermany_films(directory: Path, split: str, size: int, *, is_normal: bool) -> list[Film]:
     none = np.empty((0, 4), np.float32), np.empty(0, np.int64)
     return [
         _real_film(directory / row.file, row.group, *none, size=size)
         for row in read_rows(directory, split=split, dataset="kermany")
-        if not any(row.targets)
+        if is_normal is not any(row.targets)
     ]
 
 
@@ -200,8 +245,9 @@ def _read_table(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def _write_film(seed: int, size: int, folder: Path) -> None:
-    write_film(folder / f"{seed}.npz", draw_film(seed, size))
+def _write_film(kind: str, seed: int, *, size: int, folder: Path) -> None:
+    draw = draw_film if kind == "films" else draw_thorax_film
+    write_film(folder / f"{seed}.npz", draw(seed, size))
 
 
 def write_film(path: Path, film: Film) -> None:

@@ -20,7 +20,7 @@ from node.imaging.boxes import weighted_boxes
 
 Reals = NDArray[np.floating]
 
-FALSE_PER_IMAGE = 0.5
+FALSE_PER_IMAGE = 0.25
 """What the threshold of lesions allows on the calibration films."""
 LUNG_THRESHOLD = 0.5
 # Where there are hardly any false places nearly nothing would be enough.

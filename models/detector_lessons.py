@@ -34,8 +34,9 @@ BOX_WEIGHT = 2.0
 class DetectorSettings:
     """Everything that decides a training run; see Settings of models.train for the common words.
 
-    `films` synthetic ones are drawn, and at most `real` of each folder of real ones added: `lungs` with boxes
-    of lungs, `normals` without any finding; empty is none. `tuning` more are drawn for the printed figures.
+    `films` synthetic ones are drawn, and so many `thoraxes` with a consolidation or nothing; at most `real`
+    of each folder of real ones are added: `lungs` with boxes of lungs, `normals` without any finding; empty
+    is none. `tuning` more are drawn for the printed figures.
     `crop`: films are shown as pieces of so many pixels, and only the part `whole` of them as a whole too; 0
     shows all as a whole. `planted`: so often a film without a lesion is shown with some (models.planting),
     out of so many `patches`. `mined`: from the second epoch on, this part of an epoch's films is drawn from
@@ -52,6 +53,7 @@ class DetectorSettings:
     hidden: int = 128
     proposals: int = 60
     films: int = 3000
+    thoraxes: int = 600
     lungs: str = ""
     normals: str = ""
     real: int = 300

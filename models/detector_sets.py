@@ -10,10 +10,12 @@ import numpy as np
 
 from models.detector_data import (
     CALIBRATION_SEED,
+    THORAX_SEED,
     TRAIN_SEED,
     TUNING_SEED,
     Film,
     load_films,
+    load_thorax_films,
     read_lung_films,
     read_normal_films,
 )
@@ -29,6 +31,7 @@ def training_films(settings: DetectorSettings) -> list[Film]:
     Of each folder at most `real` of its training split, chosen at random by the seed.
     """
     films = load_films(settings.films, TRAIN_SEED, size=settings.size, workers=settings.threads)
+    films += load_thorax_films(settings.thoraxes, THORAX_SEED, size=settings.size, workers=settings.threads)
     random = np.random.default_rng(settings.seed)
     for part in real_films(settings, is_held_out=False):
         order = random.permutation(len(part))[: settings.real]

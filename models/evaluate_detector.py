@@ -21,7 +21,15 @@ from models.data import DataFolderError
 from models.detector import LESIONS, LUNGS
 from models.detector_calibration import calibration_error, judge
 from models.detector_card import NAME
-from models.detector_data import TEST_SEED, Film, load_films, read_lung_films, read_normal_films
+from models.detector_data import (
+    LABEL_BY_CLASS,
+    TEST_SEED,
+    Film,
+    load_films,
+    read_lung_films,
+    read_normal_films,
+    read_pneumonia_films,
+)
 from models.detector_fusion import fuse
 from models.detector_graphs import DETECTOR_OUTPUTS
 from models.detector_metrics import (
@@ -34,6 +42,7 @@ from models.detector_metrics import (
 from models.serving import EnsembleGraphs
 from models.train_detector import to_boxes, truths_of
 from node.domain.card import Fusion
+from node.domain.code import PNEUMONIA
 
 Json = dict[str, Any]
 Chosen = Mapping[str, Sequence[NDArray[np.bool_]]]
@@ -102,6 +111,18 @@ def groups_of(films: Sequence[Film]) -> Chosen:
     return rows
 
 
+def measure_served(found: Sequence[Boxes], films: Sequence[Film], threshold: float) -> Json:
+    """Return what the threshold of the card means on films of which all lesions are known."""
+    images = matched(found, truths_of(films), LESIONS)
+    # The node takes what reaches it, models.froc what lies above.
+    below = float(np.nextafter(threshold, 0))
+    return {
+        "threshold": threshold,
+        "sensitivity": rounded(froc.sensitivity(images, below)),
+        "false_per_film": rounded(froc.false_rate(images, below)),
+    }
+
+
 def measure_lungs(found: Sequence[Boxes], films: Sequence[Film]) -> Json:
     """Return how well the boxes of lungs fit, on films of which all lungs are known."""
     truths = truths_of(films)
@@ -115,25 +136,62 @@ def measure_normals(found: Sequence[Boxes], threshold: float) -> Json:
     return {"films": len(found), "false_per_film": rounded(float(np.mean(counts)))}
 
 
+def measure_pneumonias(found: Sequence[Boxes], threshold: float) -> Json:
+    """Return on which part of films with pneumonia a consolidation is seen, and any lesion."""
+    sure = [one.labels[one.scores > threshold] for one in found]
+    shown = {
+        "consolidation": [(one == LABEL_BY_CLASS["Consolidation"]).any() for one in sure],
+        "any_lesion": [np.isin(one, LESIONS).any() for one in sure],
+    }
+    return {"films": len(found)} | {name: rounded(float(np.mean(each))) for name, each in shown.items()}
+
+
+def measure_real(kind: str, found: Sequence[Boxes], films: Sequence[Film], threshold: float) -> Json:
+    """Return the figures of one kind of real films."""
+    if kind == "lungs":
+        return measure_lungs(found, films)
+    return (measure_normals if kind == "normals" else measure_pneumonias)(found, threshold)
+
+
 def measure(options: argparse.Namespace) -> Json:
     """Return all figures of each member and of the fusion."""
     films = load_films(options.films, TEST_SEED, workers=options.threads)
     real = {
-        "lungs": read_lung_films(options.lungs, split="val") if options.lungs else [],
-        "normals": read_normal_films(options.normals, split="val") if options.normals else [],
+        "lungs": read_lung_films(options.lungs, split="val", licences=None) if options.lungs else [],
+        "normals": read_normal_films(options.kermany, split="val") if options.kermany else [],
+        "pneumonias": read_pneumonia_films(options.kermany, split="val") if options.kermany else [],
     }
     found = find(films, options.repository)
     figures: Json = {
         name: {"lesions": measure_lesions(own, films, repeats=options.repeats)} for name, own in found.items()
     }
+    # A member alone has no threshold of its own: that which allows as many false places on these films.
+    thresholds = {name: one["lesions"]["threshold"] for name, one in figures.items()}
+    thresholds[FUSED] = card.read_card(options.repository / NAME)["classes"][0]["threshold"]
+    figures[FUSED]["served"] = measure_served(found[FUSED], films, thresholds[FUSED])
     for kind, part in real.items():
         for name, own in find(part, options.repository).items() if part else ():
-            figures[name][kind] = (
-                measure_lungs(own, part)
-                if kind == "lungs"
-                else measure_normals(own, figures[name]["lesions"]["threshold"])
-            )
-    return {"films": len(films), "lesions": sum(int(film.is_lesion.sum()) for film in films), **figures}
+            figures[name][kind] = measure_real(kind, own, part, thresholds[name])
+    lesions = sum(int(film.is_lesion.sum()) for film in films)
+    return {"command": command_of(options), "films": len(films), "lesions": lesions, **figures}
+
+
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command that gives these figures again."""
+    folders = {"--lungs": options.lungs, "--kermany": options.kermany}
+    asked = "".join(f" {flag} {folder}" for flag, folder in folders.items() if folder)
+    return f"python -m models.evaluate {NAME} --films {options.films}{asked}"
+
+
+def add_to_card(folder: Path, figures: Json) -> None:
+    """Put the figures into the card, and what the node is to know of them."""
+    stated: Json = {"metrics": [figures]}
+    if pneumonias := figures[FUSED].get("pneumonias"):
+        measured_on = f"{pneumonias['films']} radiographs of kermany val"
+        share = {"share": pneumonias["any_lesion"], "measured_on": measured_on}
+        code = [PNEUMONIA.value, PNEUMONIA.scheme, PNEUMONIA.meaning]
+        stated["outlined"] = [{"name": "Pneumonia", "code": code, **share}]
+    card.write_card(folder, card.read_card(folder) | stated)
 
 
 def rounded(value: float) -> float | None:
@@ -153,6 +211,10 @@ def table(figures: Json) -> str:
         f"{title:<28}{count:>8}" + "".join(f"{cell:>24}" for cell in cells)
         for title, count, cells in rows_of(columns)
     ]
+    served = figures[FUSED]["served"]
+    lines.append(
+        "the card's threshold: " + ", ".join(f"{name} {value:.3f}" for name, value in served.items())
+    )
     return "\n".join(lines)
 
 
@@ -166,7 +228,12 @@ def rows_of(columns: Mapping[str, Json]) -> Iterator[tuple[str, str, list[str]]]
         yield f"  at {point} false per film", "", [cell_of(one["sensitivity_at"][point]) for one in whole]
     for name in ("map_50", "map_50_95", "calibration_error"):
         yield name, "", [cell_of(one[name]) for one in whole]
-    for kind, name in (("lungs", "mean_overlap"), ("normals", "false_per_film")):
+    for kind, name in (
+        ("lungs", "mean_overlap"),
+        ("normals", "false_per_film"),
+        ("pneumonias", "consolidation"),
+        ("pneumonias", "any_lesion"),
+    ):
         if all(kind in one for one in columns.values()):
             count = str(next(iter(columns.values()))[kind]["films"])
             yield f"{name}, {kind}", count, [cell_of(one[kind][name]) for one in columns.values()]
@@ -192,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("model", choices=list(MEASURES))
     parser.add_argument("--films", type=int, default=300, help="synthetic ones; every other has lesions")
     parser.add_argument("--lungs", type=Path, help="the folder of real films with boxes of lungs")
-    parser.add_argument("--normals", type=Path, help="the folder of real films without a finding")
+    parser.add_argument("--kermany", type=Path, help="the folder of real films, normal and with pneumonia")
     parser.add_argument("--repository", type=Path, default=repository.SHIPPED)
     parser.add_argument("--repeats", type=int, default=1000, help="bootstrap draws (default 1000)")
     parser.add_argument("--threads", type=int, default=2, help="processes that draw films (default 2)")
@@ -205,7 +272,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.write_card:
-        described = card.read_card(options.repository / NAME)
-        card.write_card(options.repository / NAME, described | {"metrics": [figures]})
+        add_to_card(options.repository / NAME, figures)
     print(json.dumps(figures) if options.json else table(figures))
     return 0

@@ -90,7 +90,7 @@ def export_detectors(
     differences = measure_parity(graphs, unseen[:PARITY_FILMS], target)
     if not all(value <= PARITY_TOLERANCE[name] for name, value in differences.items()):
         raise ExportError(f"served graphs differ from PyTorch by {differences}, allowed {PARITY_TOLERANCE}")
-    fusions, thresholds = calibrate_fusion(target, unseen)
+    fusions, thresholds = calibrate_fusion(target, unseen, synthetic=films)
     document = detector_card.parts(
         size=settings.size,
         platts=platts,
@@ -116,8 +116,14 @@ def judge_films(trained: Trained, films: Sequence[Film]) -> Judged:
     return judge(found, truths_of(films), flags)
 
 
-def calibrate_fusion(target: Path, films: Sequence[Film]) -> tuple[list[Fusion], list[float]]:
-    """Return what makes the fusion of the served members honest on films, and the thresholds, by label."""
+def calibrate_fusion(
+    target: Path, films: Sequence[Film], *, synthetic: int
+) -> tuple[list[Fusion], list[float]]:
+    """Return what makes the fusion of the served members honest on films, and the thresholds, by label.
+
+    Thresholds follow from so many films at the beginning alone, the synthetic ones: they have lesions, and
+    deceive more often than the real normal ones.
+    """
     flags = [(film.is_lesion_labelled, film.is_lung_labelled) for film in films]
     truths = truths_of(films)
     places = find_places(target, [film.pixels.astype(np.float32) / 255.0 for film in films])
@@ -125,7 +131,7 @@ def calibrate_fusion(target: Path, films: Sequence[Film]) -> tuple[list[Fusion],
     copies = [expose(show([film], 0.0, random)[0], CHANGE, random)[0, 0].numpy() for film in films]
     fusions = fit_fusions(places, find_places(target, copies), truths, flags)
     found = [one.calibrated(fusions) for one in places]
-    return fusions, choose_thresholds(found, truths, flags)
+    return fusions, choose_thresholds(found[:synthetic], truths[:synthetic], flags[:synthetic])
 
 
 def find_places(target: Path, images: Sequence[NDArray[np.float32]]) -> list[Places]:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from models.detector_data import LABEL_BY_CLASS, LEFT_LUNG, RIGHT_LUNG, Film
-from node.samples.lesions import KINDS, SHARE_BY_KIND, least_subtlety
+from node.samples.lesions import KINDS, least_subtlety
 from node.samples.opacities import (
     REFERENCE_LUNG_MM,
     SIZES_MM,
+    Kind,
     box_of,
     draw_opacity,
     opacity_depth_mm,
@@ -29,6 +30,10 @@ Box = tuple[int, int, int, int]
 
 SPACINGS_MM = (0.4, 0.85)
 """The side of a pixel on prepared films: children of school age to large adults, cut close or not."""
+SHARES = {"nodule": 0.42, "mass": 0.2, "consolidation": 0.38}
+"""How often each kind is planted: fewer are drawn of consolidations, which take the most forms."""
+PLANTED_MM: dict[Kind, tuple[float, float]] = {**SIZES_MM, "consolidation": (18.0, 110.0)}
+"""Drawn lesions end at 60 mm; a pneumonia may fill a lobe."""
 MOST_SUBTLETY = 4.5
 BLUR_PX, STRUCTURE_PX = 0.8, 20.0
 """How soft a film is, and what counts as the place of a lesion rather than as noise beside it."""
@@ -58,8 +63,8 @@ def draw_patches(count: int, seed: int) -> list[Patch]:
 
 
 def _draw_patch(random: np.random.Generator) -> Patch:
-    kind = KINDS[int(random.choice(len(KINDS), p=[SHARE_BY_KIND[one] for one in KINDS]))]
-    size_mm = float(np.exp(random.uniform(*np.log(SIZES_MM[kind]))))
+    kind = KINDS[int(random.choice(len(KINDS), p=[SHARES[one] for one in KINDS]))]
+    size_mm = float(np.exp(random.uniform(*np.log(PLANTED_MM[kind]))))
     hilum = (60.0 * float(random.choice([-1, 1])), 0.0, float(random.uniform(-60, 60)))
     opacity = draw_opacity(kind, random, center_xyz_mm=(0, 0, 0), size_mm=size_mm, hilum_xyz_mm=hilum)
     spacing, reach = float(random.uniform(*SPACINGS_MM)), window_mm(opacity)

@@ -17,16 +17,18 @@ from models.detector_data import (
     TRAIN_SEED,
     Film,
     draw_film,
+    draw_thorax_film,
     load_films,
     read_film,
     read_lung_films,
     read_normal_films,
+    read_pneumonia_films,
     write_film,
 )
 from models.film_clutter import Field, add_clutter, draw_field
 from node.imaging.intensity import prepare_radiograph
 from node.samples.lesions import lesion_radiograph
-from node.samples.thorax import Radiograph
+from node.samples.thorax import Radiograph, thorax_radiograph
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "cxr"
 needs_real = pytest.mark.skipif(not (REAL / "boxes.csv").is_file(), reason=f"no real radiographs in {REAL}")
@@ -217,6 +219,18 @@ def test_other_images_are_read_when_their_licence_is_named(folder: Path) -> None
     films = read_lung_films(folder, split="train", size=32, licences=(*FREE_LICENCES, "CC BY-NC-SA 4.0"))
 
     assert [film.group for film in films] == ["p1", "p2"]
+    assert len(read_lung_films(folder, split="train", size=32, licences=None)) == len(films)
+
+
+def test_thoraxes_tell_their_consolidation_and_nothing_of_their_lungs() -> None:
+    ill, healthy = (draw_thorax_film(seed, 96) for seed in (850_001, 850_002))
+
+    truth = thorax_radiograph(850_001, finding="consolidation", size=96).truth
+    assert ill.boxes.tolist() == [list(truth.box_xyxy_px or ())]
+    assert ill.labels.tolist() == [LABEL_BY_CLASS["Consolidation"]]
+    assert ill.size_mm[0] == pytest.approx(truth.diameter_mm)
+    assert len(healthy) == 0
+    assert all(film.is_lesion_labelled and not film.is_lung_labelled for film in (ill, healthy))
 
 
 def test_normal_films_have_no_lesion_and_unknown_lungs(folder: Path) -> None:
@@ -226,6 +240,17 @@ def test_normal_films_have_no_lesion_and_unknown_lungs(folder: Path) -> None:
     assert len(films[0]) == 0
     assert films[0].is_lesion_labelled
     assert not films[0].is_lung_labelled
+
+
+def test_a_film_with_one_lung_box_alone_does_not_tell_all_lungs(folder: Path) -> None:
+    table = folder / "boxes.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(line for line in lines if "left_lung" not in line))
+
+    (film,) = read_lung_films(folder, split="train", size=32)
+
+    assert len(film) == 1
+    assert not film.is_lung_labelled
 
 
 def test_folder_without_boxes_is_refused(folder: Path) -> None:
@@ -259,3 +284,11 @@ def test_real_normal_radiographs_are_as_many_as_are_held_out() -> None:
     assert len(films) == 199
     assert not any(len(film) for film in films)
     assert films[0].pixels.dtype == to_bytes(np.zeros(1, np.float32)).dtype
+
+
+@needs_real
+def test_of_radiographs_with_pneumonia_no_lesion_is_known() -> None:
+    films = read_pneumonia_films(REAL, split="val", size=32)
+
+    assert len(films) == 523
+    assert not any(film.is_lesion_labelled or film.is_lung_labelled for film in films)
