@@ -41,6 +41,7 @@ class DetectingEngine:
     strangeness: float = 0.5
     activation: NDArray[np.float32] | None = None
     fusion: Fusion = field(default_factory=Fusion)
+    outlined_share: dict[str, float] = field(default_factory=dict)
     changed: dict[str, NDArray[np.generic] | None] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
@@ -86,6 +87,7 @@ class DetectingEngine:
             requirements=(),
             parameters=("size=64",),
             out_of_distribution_threshold=None if is_detector else 1.0,
+            outlined_share=self.outlined_share if is_detector else {},
         )
 
     def check(self, model: str) -> None:

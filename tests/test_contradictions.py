@@ -9,7 +9,7 @@ import pytest
 from node.domain import code
 from node.domain.findings import Algorithm, Doubt, Findings, Presence, Region, Score
 from node.domain.location import Frame, Outline
-from node.pipelines.chest_xray.contradictions import reconcile
+from node.pipelines.chest_xray.contradictions import reconcile, unshown
 from node.results import load_findings, save_findings
 from tests.detecting import NODULE
 from tests.peers import REPOSITORY
@@ -17,6 +17,8 @@ from tests.results import score
 
 PRESENT, UNDETERMINED = Presence.PRESENT, Presence.UNDETERMINED
 CERTAIN, UNSURE, NOT = (0.9, (0.8, 0.95)), (0.55, (0.4, 0.7)), (0.1, (0.05, 0.2))
+ALWAYS = {code.PNEUMONIA.value: 0.97, code.BACTERIAL_PNEUMONIA.value: 0.95}
+"""On which share of images with them lesions are outlined."""
 DISEASES = (code.PNEUMONIA, code.BACTERIAL_PNEUMONIA, code.VIRAL_PNEUMONIA)
 
 
@@ -57,7 +59,7 @@ def test_neither_decides_against_the_other(
     scores = [said(kind, numbers) for kind, numbers in zip(DISEASES, of_image, strict=True)]
     regions = [region(code.CONSOLIDATION, outlined)] if outlined else []
 
-    changed, judged = reconcile(scores, regions)
+    changed, judged = reconcile(scores, regions, ALWAYS)
 
     assert tuple(one.contradiction for one in changed) == doubts
     assert [one.score.contradiction for one in judged if one.score] == [doubts_of_region] * len(regions)
@@ -70,8 +72,8 @@ def test_a_nodule_says_nothing_of_pneumonia() -> None:
     nodule, consolidation = region(NODULE, CERTAIN), region(code.CONSOLIDATION, CERTAIN, 2)
     unsure = region(code.CONSOLIDATION, UNSURE, 3)
 
-    alone, _ = reconcile(scores, [nodule])
-    _, (first, second, third) = reconcile(scores, [nodule, consolidation, unsure])
+    alone, _ = reconcile(scores, [nodule], ALWAYS)
+    _, (first, second, third) = reconcile(scores, [nodule, consolidation, unsure], ALWAYS)
 
     assert alone[0].contradiction is None
     assert first.score is not None
@@ -81,16 +83,35 @@ def test_a_nodule_says_nothing_of_pneumonia() -> None:
     assert third == unsure
 
 
+@pytest.mark.parametrize("share", [None, 0.4, 0.9499])
+def test_what_is_often_not_outlined_contradicts_nothing_but_is_told(share: float | None) -> None:
+    scores = [said(code.PNEUMONIA, CERTAIN), said(code.VIRAL_PNEUMONIA, NOT)]
+    shares = {} if share is None else {code.PNEUMONIA.value: share}
+
+    changed, _ = reconcile(scores, [], shares)
+    told = list(unshown(changed, [], shares))
+
+    assert [one.contradiction for one in changed] == [None, None]
+    assert [f"{share:.0%}" in one for one in told] == ([] if share is None else [True])
+    assert not list(unshown(changed, [region(NODULE, CERTAIN)], shares))
+
+
+def test_an_outline_of_another_kind_shows_it_too() -> None:
+    (changed,), _ = reconcile([said(code.PNEUMONIA, CERTAIN)], [region(NODULE, CERTAIN)], ALWAYS)
+
+    assert changed.contradiction is None
+
+
 def test_a_card_may_call_a_disease_by_other_words() -> None:
     renamed = replace(code.PNEUMONIA, meaning="Pneumonia (any)")
 
-    (changed,), _ = reconcile([said(renamed, CERTAIN)], [])
+    (changed,), _ = reconcile([said(renamed, CERTAIN)], [], ALWAYS)
 
     assert changed.contradiction is Doubt.NOT_OUTLINED
 
 
 def test_a_contradiction_survives_between_two_steps(tmp_path: Path) -> None:
-    (contradicted,), _ = reconcile([said(code.PNEUMONIA, CERTAIN)], [])
+    (contradicted,), _ = reconcile([said(code.PNEUMONIA, CERTAIN)], [], ALWAYS)
     findings = Findings("x", Algorithm("x", "1"), "1", "2", ("1.2.3",), (contradicted,))
 
     loaded = load_findings(save_findings(tmp_path, findings))

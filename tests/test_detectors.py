@@ -122,6 +122,23 @@ def test_a_card_states_the_fusion_of_each_class() -> None:
             parse_card("one", card("one", {}, classes=[classes[0] | {"fusion": wrong}]))
 
 
+def test_a_card_states_how_often_a_disease_is_outlined() -> None:
+    stated = {
+        "name": "Pneumonia",
+        "code": ["233604007", "SCT", "Pneumonia"],
+        "share": 0.4,
+        "measured_on": "x",
+    }
+
+    parsed = parse_card("one", card("one", {}, outlined=[stated]))
+
+    assert parsed.outlined_share == {"233604007": 0.4}
+    assert parse_card("one", card("one", {})).outlined_share == {}
+    for wrong in (1.2, -0.1, "often"):
+        with pytest.raises(ModelError, match=r"card\.json"):
+            parse_card("one", card("one", {}, outlined=[stated | {"share": wrong}]))
+
+
 # --- regions
 
 
@@ -348,8 +365,8 @@ def test_rounding_and_boxes_without_area_are_forgiven() -> None:
 
 
 def test_detectors_are_asked_only_where_a_model_is_named() -> None:
-    assert models_of(ChestXray()) == ("chest_xray",)
-    assert models_of(ChestXray(detector_model=DETECTORS)) == ("chest_xray", DETECTORS)
+    assert models_of(ChestXray(detector_model="")) == ("chest_xray",)
+    assert models_of(ChestXray()) == ("chest_xray", DETECTORS)
 
 
 @pytest.mark.parametrize(("own", "standard"), [(code.RIGHT, codes.SCT.Right), (code.LEFT, codes.SCT.Left)])

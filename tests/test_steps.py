@@ -32,6 +32,7 @@ from node.telemetry import Metrics
 from tests.test_pipelines import FakeEngine
 
 FINDINGS = (Code("233604007", "SCT", "Pneumonia"), Code("75570004", "SCT", "Viral pneumonia"))
+CLASSIFIER = ChestXray(detector_model="")
 FRONTAL_ONLY = Requirement("view", {"not": {"view": ["LATERAL"]}}, "is a lateral view")
 
 
@@ -107,7 +108,7 @@ class Bench:
         self.destination = FakeDestination()
         self.metrics = Metrics()
         self.profile = profile
-        self.use(ChestXray())
+        self.use(CLASSIFIER)
 
     def use(self, pipeline, engine=None) -> None:
         self.pipeline = pipeline
@@ -176,7 +177,7 @@ def test_a_radiograph_ends_with_findings_and_all_objects(bench):
 
 def test_a_run_asks_the_engine_in_its_class(bench):
     engine = ClassedEngine()
-    bench.use(ChestXray(), engine)
+    bench.use(CLASSIFIER, engine)
     uid = bench.receive("PA")
     (study,) = bench.index.open_studies()
     bench.index.queue_study(study, "job", "files")
@@ -188,10 +189,10 @@ def test_a_run_asks_the_engine_in_its_class(bench):
 
 
 def test_an_engine_that_cannot_answer_yet_does_not_stop_the_node_from_starting(bench):
-    bench.use(ChestXray(), AbsentEngine(EngineUnavailableError("triton:8001", "no connection")))
+    bench.use(CLASSIFIER, AbsentEngine(EngineUnavailableError("triton:8001", "no connection")))
     bench.steps.warm_up()
 
-    bench.use(ChestXray(), AbsentEngine(ModelError("chest_xray", "is damaged")))
+    bench.use(CLASSIFIER, AbsentEngine(ModelError("chest_xray", "is damaged")))
     with pytest.raises(ModelError):
         bench.steps.warm_up()
 
@@ -200,7 +201,7 @@ def test_a_foreign_image_is_told_as_uncertain_and_waits_in_the_ordinary_order(be
     engine = GatedEngine(
         prediction_set=((0, 1), (1, 1)), coverage=0.95, out_of_distribution=(2.25,), strangest=1.5
     )
-    bench.use(ChestXray(), engine)
+    bench.use(CLASSIFIER, engine)
     uid = bench.receive("PA")
 
     bench.read(uid)
@@ -283,7 +284,7 @@ def test_a_study_that_no_rule_wants_ends_with_the_reason(bench, tmp_path):
     uid = bench.receive("PA")
     bench.index.close()
     bench.index = Index(sqlite_url(tmp_path / "other.sqlite"))
-    bench.use(ChestXray())
+    bench.use(CLASSIFIER)
     instance = next(iter(bench.storage.instances()))
     bench.index.record_instance(dataclasses.replace(instance, called_ae_title="OTHER"))
 
@@ -333,7 +334,7 @@ def _encode_for_somebody_else(findings, sources, context, **options):
 
 def test_an_object_that_breaks_a_rule_is_kept_in_quarantine_and_the_study_says_why(bench):
     unknown = Code("1", "SCT", "No such concept"), Code("2", "SCT", "Nor this")
-    bench.use(ChestXray(), GatedEngine(codes=unknown))
+    bench.use(CLASSIFIER, GatedEngine(codes=unknown))
     uid = bench.receive("PA")
 
     bench.read(uid)

@@ -9,6 +9,7 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
 from node import conformance
+from node.domain.code import PNEUMONIA
 from node.domain.findings import Doubt, Findings, Presence
 from node.domain.image import Image
 from node.domain.profile import Kind, Profile
@@ -17,7 +18,7 @@ from node.encode import encode
 from node.encode.markings import PRESENT, REVIEW
 from node.encode.overlay import draw_overlay
 from node.read.projection import read_projection
-from tests.detecting import SeeingEngine, bright_box
+from tests.detecting import A_LEFT_LUNG, SeeingEngine, bright_box
 from tests.displayed import is_color
 from tests.marked import lines_of, points_of
 from tests.peers.validators import dciodvfy_errors
@@ -264,6 +265,20 @@ def test_a_contradiction_is_told_in_every_object(tmp_path: Path) -> None:
     assert is_color(drawn, REVIEW).any()
     assert not is_color(drawn, PRESENT).any()
     assert dciodvfy_errors(case.paths.values()) == []
+
+
+@pytest.mark.parametrize(("share", "is_contradicted"), [(0.97, True), (0.4, False)])
+def test_what_is_not_outlined_means_as_much_as_the_card_says(
+    share: float, is_contradicted: bool, tmp_path: Path
+) -> None:
+    engine = SeeingEngine(label=A_LEFT_LUNG, outlined_share={PNEUMONIA.value: share})
+
+    findings = analyze(write(SHAPES["spacing"], tmp_path), engine)
+
+    assert findings.regions == ()
+    assert (findings.scores[0].contradiction is Doubt.NOT_OUTLINED) is is_contradicted
+    told = [one for one in findings.remarks if "outline" in one]
+    assert [f"on {share:.0%}" in one for one in told] == ([] if is_contradicted else [True])
 
 
 def test_on_a_foreign_image_nothing_is_drawn_and_no_figure_is_told(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from node.domain.code import Code
 
@@ -55,7 +55,8 @@ class ModelCard:
     which an image is unlike the model's own; None where the model states none. `input_spacing_zyx_mm` is the
     spacing that a volume must be brought to, `input_micrometers_per_pixel` that of a slide's tiles; None of a
     model that takes any. `tile_threshold` is the probability (0–1) from which a tile of a slide counts as
-    part of the finding.
+    part of the finding. `outlined_share` is of detectors: by the code value of a disease, the share (0–1) of
+    images with it on which they outline any lesion, as far as that was measured.
     """
 
     name: str
@@ -70,3 +71,4 @@ class ModelCard:
     input_spacing_zyx_mm: tuple[float, float, float] | None = None
     input_micrometers_per_pixel: float | None = None
     tile_threshold: float | None = None
+    outlined_share: Mapping[str, float] = field(default_factory=dict)

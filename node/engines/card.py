@@ -28,6 +28,7 @@ def parse_card(model: str, document: Json) -> ModelCard:
             input_spacing_zyx_mm=_input_spacing(document),
             input_micrometers_per_pixel=_input_micrometers_per_pixel(document),
             tile_threshold=_tile_threshold(document),
+            outlined_share=_outlined_share(document),
         )
     except KeyError as error:
         raise ModelError(model, f"card.json: {error} is missing") from error
@@ -55,6 +56,14 @@ def _fusion(item: Json) -> Fusion:
     if unknown := stated.keys() - {one.name for one in fields(Fusion)}:
         raise ValueError(f"fusion of {item['name']}: unknown {', '.join(sorted(unknown))}")
     return Fusion(**{name: float(value) for name, value in stated.items()})
+
+
+def _outlined_share(document: Json) -> Mapping[str, float]:
+    shares = {str(item["code"][0]): float(item["share"]) for item in document.get("outlined", ())}
+    for value, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"the share of {value} that is outlined is {share}, expected 0 to 1")
+    return shares
 
 
 def _requirement(item: Json) -> Requirement:

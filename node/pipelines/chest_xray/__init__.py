@@ -11,7 +11,7 @@ from node.domain.study import AttributeValue, Instance, Series
 from node.errors import DatasetError, GeometryError
 from node.imaging.intensity import prepare_radiograph
 from node.interfaces import Engine
-from node.pipelines.chest_xray.contradictions import reconcile
+from node.pipelines.chest_xray.contradictions import reconcile, unshown
 from node.pipelines.chest_xray.lesions import detect_lesions
 from node.pipelines.scores import to_scores
 from node.read.header import read_attributes
@@ -26,7 +26,7 @@ class ChestXray:
     """
 
     model: str = "chest_xray"
-    detector_model: str = ""
+    detector_model: str = "chest_xray_lesions"
 
     def analyze(self, series: Series, engine: Engine) -> Findings:
         """Return one score per class of the model's card, each with its activation map, and the lesions seen.
@@ -45,8 +45,10 @@ class ChestXray:
             return self._findings(series, image, engine, scores=scores)
         strangeness = next((one.uncertainty.out_of_distribution for one in scores), None)
         detected = detect_lesions(image, engine, self.detector_model, strangeness)
-        scores, regions = reconcile(scores, detected.regions)
-        return self._findings(series, image, engine, scores=scores, regions=regions, remarks=detected.remarks)
+        shares = engine.card(self.detector_model).outlined_share
+        scores, regions = reconcile(scores, detected.regions, shares)
+        remarks = (*detected.remarks, *unshown(scores, regions, shares))
+        return self._findings(series, image, engine, scores=scores, regions=regions, remarks=remarks)
 
     def _findings(self, series: Series, image: Image, engine: Engine, **found: Any) -> Findings:
         card = engine.card(self.model)

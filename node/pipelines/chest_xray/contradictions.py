@@ -1,10 +1,13 @@
 """Where classifier and detectors contradict each other: then neither may decide."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from node.domain.code import BACTERIAL_PNEUMONIA, CONSOLIDATION, PNEUMONIA, VIRAL_PNEUMONIA, Code
 from node.domain.findings import Doubt, Presence, Region, Score
+
+EXPECTED_SHARE = 0.95
+"""An image without any outline contradicts a disease that is outlined on such a share of images, or more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +31,20 @@ SIGNS = (
 
 
 def reconcile(
-    scores: Sequence[Score], regions: Sequence[Region]
+    scores: Sequence[Score], regions: Sequence[Region], outlined_share: Mapping[str, float]
 ) -> tuple[tuple[Score, ...], tuple[Region, ...]]:
     """Return both with a doubt on each that decides against another that decides.
 
-    A disease that is present contradicts an image without an outline of its sign; one that is absent, an
-    outline that is certain. What is uncertain already contradicts nothing.
+    A disease that is absent contradicts an outline of its sign that is certain. One that is present
+    contradicts an image without any outline (detectors confuse one kind with another), if the card of the
+    detectors states by `outlined_share` that it is hardly ever without. What is uncertain already contradicts
+    nothing.
     """
     doubted = {
         (score.code, sign.lesion): doubt
         for score in scores
         for sign in SIGNS
-        if _is(score.code, sign.disease) and (doubt := _doubt(score, sign, scores, regions))
+        if _is(score.code, sign.disease) and (doubt := _doubt(score, sign, scores, regions, outlined_share))
     }
     doubt_by_disease = {disease: doubt for (disease, _), doubt in doubted.items()}
     refuted = [lesion for (_, lesion), doubt in doubted.items() if doubt is Doubt.OUTLINED]
@@ -49,11 +54,31 @@ def reconcile(
     )
 
 
-def _doubt(score: Score, sign: Sign, scores: Sequence[Score], regions: Sequence[Region]) -> Doubt | None:
+def unshown(
+    scores: Sequence[Score], regions: Sequence[Region], outlined_share: Mapping[str, float]
+) -> Iterator[str]:
+    """Yield in words which disease is present, though no lesion is outlined, and how much that means."""
+    for score in scores:
+        share = outlined_share.get(score.code.value)
+        if score.presence is Presence.PRESENT and not regions and share is not None:
+            yield (
+                f"No lesion is outlined that would show {score.code.meaning.lower()}: of images with it the "
+                f"detectors outline one on {share:.0%}."
+            )
+
+
+def _doubt(
+    score: Score,
+    sign: Sign,
+    scores: Sequence[Score],
+    regions: Sequence[Region],
+    outlined_share: Mapping[str, float],
+) -> Doubt | None:
     """Return what the outlines say against the score of a disease."""
-    shown = [one for one in regions if _is_any(one, [sign.lesion])]
-    if score.presence is Presence.PRESENT and not shown and not _is_excused(sign, scores):
+    is_expected = outlined_share.get(score.code.value, 0.0) >= EXPECTED_SHARE
+    if score.presence is Presence.PRESENT and is_expected and not regions and not _is_excused(sign, scores):
         return Doubt.NOT_OUTLINED
+    shown = [one for one in regions if _is_any(one, [sign.lesion])]
     if score.presence is Presence.ABSENT and sign.is_proof and any(map(_is_certain, shown)):
         return Doubt.OUTLINED
     return None
