@@ -23,7 +23,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
-from models.detector_losses import focal_loss, hardest_negatives, partial_cross_entropy
+from models.detector_losses import focal_loss, hardest_negatives, kind_loss, partial_cross_entropy
 from models.radiograph import MEAN, STANDARD_DEVIATION, stem
 from models.slide import resnet10_trunk
 
@@ -135,7 +135,7 @@ class LesionHeads(RoIHeads):
         sizes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """Return the loss of classes and that of boxes."""
+        """Return the loss of classes, that of the kinds of lesions, and that of boxes."""
         proposals, _, labels, regression = self.select_training_samples(proposals, targets)
         logits, deltas = self.read(features, proposals, sizes)
         unknown = torch.cat(
@@ -148,7 +148,9 @@ class LesionHeads(RoIHeads):
         positive = torch.nonzero(is_positive)[:, 0]
         own = deltas.reshape(len(wanted), -1, 4)[positive, wanted[positive]]
         box = functional.smooth_l1_loss(own, offsets[positive], beta=1 / 9, reduction="sum")
-        return {"class": each[kept].mean(), "box": box / max(int(kept.sum()), 1)}
+        is_lesion = torch.isin(wanted, torch.tensor(LESIONS, device=wanted.device))
+        kind = kind_loss(logits[is_lesion][:, list(LESIONS)], wanted[is_lesion] - LESIONS[0])
+        return {"class": each[kept].mean(), "kind": kind, "box": box / max(int(kept.sum()), 1)}
 
     def read(
         self, features: Mapping[str, Tensor], proposals: list[Tensor], sizes: list[tuple[int, int]]

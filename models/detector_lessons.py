@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from models.detector import (
     LABELS,
+    LESIONS,
     SIDES_BY_STRIDE,
     SIZE,
     STRIDES,
@@ -20,7 +21,7 @@ from models.detector import (
     faster_rcnn,
     places_of,
 )
-from models.detector_losses import area, focal_loss, overlaps
+from models.detector_losses import area, focal_loss, kind_loss, overlaps
 
 FASTER_RCNN, YOLO = "chest_xray_faster_rcnn", "chest_xray_yolo"
 # Places within so many strides of a box's middle are to find it.
@@ -96,7 +97,7 @@ def detector_loss(network: FasterRcnn | YoloDetector, images: Tensor, truths: Se
 
 
 def yolo_loss(network: YoloDetector, images: Tensor, truths: Sequence[Truth]) -> Tensor:
-    """Return the focal loss of what is where and the GIoU loss of how large it is, per place with a box."""
+    """Return the focal loss of what is where, the GIoU loss of how large it is, and that of kinds."""
     answer = network(images)
     places = places_of(images.shape[-2], images.shape[-1]).to(answer.boxes.device)
     owners = torch.stack([assign(one.boxes, places) for one in truths])
@@ -112,9 +113,13 @@ def yolo_loss(network: YoloDetector, images: Tensor, truths: Sequence[Truth]) ->
         score = LEAST_WANTED + (1 - LEAST_WANTED) * overlap.detach()
         wanted[image, place] = wanted[image, place] * score[:, None]
         fit = (1.0 - generalized).sum()
+        labels = torch.cat([one.labels for one in truths])[starts[image] + owner]
+        is_lesion = torch.isin(labels, torch.tensor(LESIONS, device=labels.device))
+        said = answer.logits[image, place][is_lesion][:, [label - 1 for label in LESIONS]]
+        kind = kind_loss(said, labels[is_lesion] - LESIONS[0])
     else:
-        fit = answer.boxes.sum() * 0.0
-    return (focal_loss(answer.logits, wanted).sum() + BOX_WEIGHT * fit) / count
+        fit = kind = answer.boxes.sum() * 0.0
+    return (focal_loss(answer.logits, wanted).sum() + BOX_WEIGHT * fit) / count + kind
 
 
 def assign(boxes: Tensor, places: Tensor) -> Tensor:

@@ -1,28 +1,20 @@
-"""The networks for lesions on radiographs: what they learn from, and that all graphs of them say the same."""
+"""The networks for lesions on radiographs: which places are asked for what, and that every part learns."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-torchvision = pytest.importorskip("torchvision")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("torchvision")
 
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor  # noqa: E402
 from torchvision.ops import (  # noqa: E402
     box_iou,
-    generalized_box_iou,
-    generalized_box_iou_loss,
-    nms,
-    sigmoid_focal_loss,
 )
 
 from models.detector import (  # noqa: E402
     ANCHOR_SIDES,
-    LABELS,
     LESION_SIDE,
     STRIDES,
     FasterRcnn,
@@ -33,118 +25,17 @@ from models.detector import (  # noqa: E402
     places_of,
 )
 from models.detector_graphs import (  # noqa: E402
-    COUNT,
-    DETECTOR_OUTPUTS,
     FasterRcnnGraph,
-    Platt,
     SelectGraph,
-    StackGraph,
-    detector_graph,
 )
 from models.detector_lessons import assign, wanted_of, yolo_loss  # noqa: E402
-from models.detector_losses import (  # noqa: E402
-    focal_loss,
-    hardest_negatives,
-    overlaps,
-    partial_cross_entropy,
-)
-from models.graphs import export_graph  # noqa: E402
-from models.serving import open_graph, run_graph  # noqa: E402
-
-SIDE = 128
+from tests.small_detectors import KINDS, SIDE, boxes_of, small  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-
-
-def boxes_of(count: int, seed: int, side: float = 100.0) -> Tensor:
-    """Return boxes within a square, at least 2 pixels wide."""
-    random = torch.Generator().manual_seed(seed)
-    low = torch.rand((count, 2), generator=random) * (side - 30)
-    return torch.cat([low, low + 2 + 28 * torch.rand((count, 2), generator=random)], dim=1)
-
-
-# --- losses -----------------------------------------------------------------------------------------------
-
-
-def test_the_focal_loss_is_that_of_torchvision() -> None:
-    logits = torch.linspace(-6, 6, 24).reshape(4, 6)
-    labels = (torch.arange(24).reshape(4, 6) % 3 == 0).float()
-
-    for gamma, alpha in ((2.0, 0.25), (1.0, 0.6)):
-        torch.testing.assert_close(
-            focal_loss(logits, labels, gamma=gamma, alpha=alpha),
-            sigmoid_focal_loss(logits, labels, alpha=alpha, gamma=gamma),
-        )
-
-
-def test_the_focal_loss_by_hand() -> None:
-    found = focal_loss(torch.zeros(3), torch.tensor([1.0, 0.5, torch.nan]))
-
-    # At a probability of 1/2: ln 2 times (1/2)²; nothing at the wanted probability; nothing where unknown.
-    torch.testing.assert_close(found, torch.tensor([0.25 * np.log(2), 0.0, 0.0], dtype=torch.float32))
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "iou", "giou"),
-    [
-        ([0, 0, 2, 2], [0, 0, 2, 2], 1.0, 1.0),
-        ([0, 0, 2, 2], [1, 0, 3, 2], 1 / 3, 1 / 3),
-        # The hull is 3 × 3, the union 7: two ninths of it are of neither.
-        ([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7, 1 / 7 - 2 / 9),
-        # Apart: the hull of 4 × 1 holds two boxes of 1.
-        ([0, 0, 1, 1], [3, 0, 4, 1], 0.0, -0.5),
-        ([1, 1, 1, 1], [1, 1, 1, 1], 0.0, 0.0),
-    ],
-)
-def test_overlaps_by_hand(one: list[float], other: list[float], iou: float, giou: float) -> None:
-    found = overlaps(*(torch.tensor([box], dtype=torch.float32) for box in (one, other)))
-
-    assert [value.item() for value in found] == pytest.approx([iou, giou], abs=1e-6)
-
-
-def test_overlaps_are_those_of_torchvision() -> None:
-    boxes, others = boxes_of(50, 1), boxes_of(50, 2)
-
-    overlap, generalized = overlaps(boxes, others)
-
-    torch.testing.assert_close(overlap, box_iou(boxes, others).diag())
-    torch.testing.assert_close(generalized, generalized_box_iou(boxes, others).diag())
-    torch.testing.assert_close(1 - generalized, generalized_box_iou_loss(boxes, others))
-
-
-def test_boxes_that_do_not_meet_are_drawn_together() -> None:
-    box = torch.tensor([[0.0, 0, 1, 1]], requires_grad=True)
-
-    overlaps(box, torch.tensor([[3.0, 0, 4, 1]]))[1].sum().backward()
-
-    assert box.grad is not None
-    assert box.grad[0, 2] > 0
-
-
-def test_the_hardest_negatives_count() -> None:
-    loss = torch.tensor([0.1, 5.0, 0.3, 4.0, 0.2, 9.0])
-    is_positive = torch.tensor([False, False, False, False, False, True])
-
-    kept = hardest_negatives(loss, is_positive, ratio=2.0, least=1)
-
-    assert kept.tolist() == [False, True, False, True, False, True]
-    # Without a positive some count all the same: an image without a lesion teaches too.
-    assert int(hardest_negatives(loss[:5], is_positive[:5], least=3).sum()) == 3
-    assert int(hardest_negatives(loss, ~is_positive, least=16).sum()) == 6
-
-
-def test_background_may_be_what_nobody_has_labelled() -> None:
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.3, 0.2]]))
-    labels = torch.tensor([0, 0, 1])
-    is_possible = torch.tensor([[False, False, False], [False, True, False], [False, True, True]])
-
-    found = partial_cross_entropy(logits, labels, is_possible)
-
-    torch.testing.assert_close(found, -torch.log(torch.tensor([0.5, 0.8, 0.3])))
 
 
 # --- places and anchors -----------------------------------------------------------------------------------
@@ -243,33 +134,6 @@ def anchors_of(network: FasterRcnn, size: int) -> Tensor:
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def small(kind: str) -> FasterRcnn | YoloDetector:
-    """Return a small network of a kind whose normalization has seen something."""
-    torch.manual_seed(3)
-    if kind == "yolo":
-        network: nn.Module = YoloDetector(8, 16)
-    else:
-        network = faster_rcnn(width=8, channels=16, hidden=32, proposals=50)
-    network.train()
-    for part in network.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.momentum = 1.0
-            # Branches that begin at zero pass nothing on to the layers before.
-            nn.init.constant_(part.weight, 0.7)
-    with torch.no_grad():
-        image = torch.rand(2, 1, SIDE, SIDE)
-        if kind == "yolo":
-            network(image)
-            for head in network.heads:
-                head.kind[-1].bias.zero_()
-        else:
-            network.features(image)
-    return network.eval()
-
-
-KINDS = ("yolo", "faster_rcnn")
-
-
 def loss_of(network: FasterRcnn | YoloDetector, images: Tensor, truths: list[Truth]) -> Tensor:
     if isinstance(network, YoloDetector):
         return yolo_loss(network, images, truths)
@@ -302,6 +166,20 @@ def test_images_without_any_box_have_a_loss(kind: str) -> None:
 
     assert torch.isfinite(loss)
     assert loss > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_kind_of_lesion_costs_more_than_an_unsure_box(kind: str) -> None:
+    network, box = small(kind).train(), torch.tensor([[30.0, 40, 60, 70]])
+    with torch.no_grad():
+        heads = [one.kind[-1].bias for one in network.heads] if kind == "yolo" else []
+        for bias in heads or [network.heads.box_predictor.cls_score.bias[1:]]:
+            bias.copy_(torch.tensor([0.0, 4.0, 0.0, -4.0, -4.0]))
+    image = torch.rand(1, 1, SIDE, SIDE)
+
+    right, wrong = (loss_of(network, image, [Truth(box, torch.tensor([label]))]).item() for label in (2, 3))
+
+    assert wrong > right + 2
 
 
 def test_anchors_where_something_may_be_are_not_asked() -> None:
@@ -356,151 +234,3 @@ def test_unlabelled_lungs_teach_the_heads_nothing() -> None:
 
     assert wrong > 5
     assert unknown < 0.1
-
-
-# --- graphs -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def served(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[nn.Module, Path]:
-    """The graph of a small network of each kind, and its file."""
-    graph = detector_graph(small(request.param), SIDE, [Platt(1.0 + 0.1 * one, -0.2) for one in range(5)])
-    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
-    export_graph(graph, {"image": torch.zeros(2, 1, SIDE, SIDE)}, DETECTOR_OUTPUTS, path)
-    return graph, path
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_pytorch_and_onnx_say_the_same(served: tuple[nn.Module, Path], count: int) -> None:
-    graph, path = served
-    images = torch.rand(count, 1, SIDE, SIDE)
-
-    with torch.no_grad():
-        wanted = graph(images)
-    found = run_graph(open_graph(path, 1), {"image": images.numpy()})
-
-    assert [value.shape for value in found.values()] == [(count, COUNT, 4), (count, COUNT), (count, COUNT)]
-    assert found["labels"].dtype == np.int64
-    for number in range(count):
-        one, other = (sorted_rows(*(values[number] for values in each)) for each in (found.values(), wanted))
-        # Rounding: the sums of ONNX Runtime are in another order; pixels of 128.
-        np.testing.assert_allclose(one, other, atol=1e-3)
-
-
-def sorted_rows(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return a table of boxes, labels and scores whose order does not depend on that of the boxes."""
-    table = np.concatenate(
-        [np.asarray(labels)[:, None], np.asarray(boxes).round(3), np.asarray(scores)[:, None]], axis=1
-    )
-    return table[np.lexsort(np.round(table[:, :5]).T[::-1])]
-
-
-def test_an_answer_does_not_depend_on_its_batch(served: tuple[nn.Module, Path]) -> None:
-    _, path = served
-    images = torch.rand(3, 1, SIDE, SIDE).numpy()
-    session = open_graph(path, 1)
-
-    together = run_graph(session, {"image": images})
-    alone = [run_graph(session, {"image": images[index : index + 1]}) for index in range(3)]
-
-    for name, values in together.items():
-        each = np.concatenate([one[name] for one in alone])
-        np.testing.assert_allclose(values, each, atol=1e-3)
-
-
-def test_the_best_come_first_and_lie_on_the_image(served: tuple[nn.Module, Path]) -> None:
-    graph, _ = served
-
-    with torch.no_grad():
-        boxes, scores, labels = graph(torch.rand(2, 1, SIDE, SIDE))
-
-    assert (scores[:, :-1] >= scores[:, 1:]).all()
-    assert ((scores >= 0) & (scores <= 1)).all()
-    assert (scores > 0).any()
-    assert ((boxes >= 0) & (boxes <= SIDE)).all()
-    assert (labels[scores > 0] >= 1).all()
-    assert (labels[scores == 0] == 0).all()
-
-
-def test_the_served_faster_rcnn_is_that_of_torchvision() -> None:
-    network = small("faster_rcnn")
-    # torchvision suppresses each label for itself.
-    graph = FasterRcnnGraph(network, SelectGraph(groups=range(len(LABELS))), SIDE).eval()
-    images = torch.rand(3, 1, SIDE, SIDE)
-
-    wanted = network.detect(images)
-    with torch.no_grad():
-        found = graph(images)
-
-    for number, one in enumerate(wanted):
-        count = len(one["scores"])
-        assert count > 5
-        boxes, scores, labels = (values[number] for values in found)
-        assert int((scores > 0).sum()) == count
-        own = sorted_rows(boxes[:count], scores[:count], labels[:count])
-        np.testing.assert_allclose(own, sorted_rows(one["boxes"], one["scores"], one["labels"]), atol=1e-3)
-
-
-def test_each_proposal_is_read_from_the_level_of_its_size() -> None:
-    network = small("faster_rcnn")
-    graph = FasterRcnnGraph(network, SelectGraph(), 512)
-    maps = network.features(torch.rand(2, 1, 512, 512))
-    low = torch.tensor([[20.0, 30.0]])
-    sides = torch.tensor([6.0, 50, 111, 113, 223, 225, 330, 447, 449])[:, None]
-    proposals = torch.cat([low.expand(len(sides), 2), low + sides], dim=1)
-
-    found = graph.pool(list(maps.values()), torch.stack([proposals, proposals]))
-    wanted = network.heads.box_roi_pool(maps, [proposals, proposals], [(512, 512)] * 2)
-
-    torch.testing.assert_close(found, wanted)
-
-
-def test_the_best_boxes_by_a_loop() -> None:
-    boxes, random = boxes_of(60, 4), torch.Generator().manual_seed(5)
-    scores = torch.rand(60, generator=random)
-    labels = torch.randint(1, 6, (60,), generator=random)
-    platts = [Platt(0.5, 0.1), Platt(2.0, -1.0), Platt(), Platt(), Platt(1.5, 1.0)]
-
-    found = SelectGraph(platts)(boxes[None], scores[None], labels[None])
-
-    wanted = []
-    for group in ((1, 2, 3), (4,), (5,)):
-        members = torch.nonzero(torch.isin(labels, torch.tensor(group)))[:, 0]
-        for index in members[nms(boxes[members], scores[members], 0.4)].tolist():
-            fitted, score = platts[labels[index] - 1], scores[index].double()
-            logit = torch.log(score / (1 - score)) * fitted.slope + fitted.offset
-            wanted.append((torch.sigmoid(logit).item(), labels[index].item(), boxes[index].tolist()))
-    wanted = sorted(wanted, reverse=True)[:COUNT]
-    assert found[1][0, : len(wanted)].tolist() == pytest.approx([one[0] for one in wanted], abs=1e-5)
-    assert found[2][0, : len(wanted)].tolist() == [one[1] for one in wanted]
-    np.testing.assert_allclose(found[0][0, : len(wanted)], [one[2] for one in wanted], atol=1e-5)
-
-
-def test_members_lie_beside_each_other() -> None:
-    answers = [torch.rand(2, COUNT, 4) for _ in range(2)] + [torch.rand(2, COUNT) for _ in range(2)]
-    answers += [torch.randint(0, 6, (2, COUNT)) for _ in range(2)]
-
-    boxes, scores, labels = StackGraph()(*answers)
-
-    assert boxes.shape == (2, 2, COUNT, 4)
-    assert torch.equal(boxes[:, 1], answers[1])
-    assert torch.equal(scores[:, 0], answers[2])
-    assert torch.equal(labels[:, 1], answers[5])
-
-
-@pytest.mark.parametrize("side", [256, 320])
-def test_no_layer_of_the_yolo_is_tied_to_a_size(side: int) -> None:
-    with torch.no_grad():
-        answer = small("yolo")(torch.rand(1, 1, side, side))
-
-    assert answer.logits.shape == (1, len(places_of(side, side)), len(LABELS) - 1)
-
-
-def test_a_resnet50_may_be_the_backbone() -> None:
-    network = faster_rcnn("resnet50", channels=16, hidden=16)
-
-    maps = network.eval().features(torch.zeros(1, 1, 64, 64))
-
-    assert [one.shape[-1] for one in maps.values()] == [16, 8, 4, 2, 1]

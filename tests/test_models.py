@@ -140,10 +140,12 @@ def test_every_model_of_the_repository_has_a_readable_configuration() -> None:
         assert (folder / "card.json").is_file()
         assert (folder / "1").is_dir()
     trunks = {"chest_xray": ("densenet121", "resnet50"), "chest_ct": ("densenet", "resnet18")}
+    detectors = {"chest_xray_faster_rcnn", "chest_xray_yolo"}
     members = {f"{name}_{one}_{letter}" for name, ones in trunks.items() for one in ones for letter in "ab"}
-    ensembles = {part for name in trunks for part in (name, f"{name}_combine")}
+    names = (*trunks, "chest_xray_lesions")
+    ensembles = {part for name in names for part in (name, f"{name}_combine")}
     others = {"chest_ct_nodules", "slide_tumor", "slide_tumor_tiles"}
-    assert members | ensembles | others == {path.name for path in folders}
+    assert members | detectors | ensembles | others == {path.name for path in folders}
 
 
 @pytest.fixture(scope="module")
@@ -227,22 +229,28 @@ def test_accuracy_stays_within_its_interval_when_pictures_are_changed() -> None:
     assert [row["change"] for row in rows if not row["is_within"]] == []
 
 
-def test_the_shipped_model_tells_synthetic_consolidation_from_normal(shipped) -> None:
-    threshold = card.read_card(REPOSITORY / "chest_xray")["classes"][0]["threshold"]
-    bodies = range(1, 11)
+@pytest.fixture(scope="module")
+def ill(shipped):
+    """Bodies with a consolidation, and what the shipped model says of them."""
+    made = [thorax_radiograph(seed, finding="consolidation", size=320) for seed in range(1, 21)]
+    return made, shipped([one.pixels for one in made])
 
-    normal = shipped([thorax_radiograph(seed, finding=None, size=320).pixels for seed in bodies])
-    ill = shipped([thorax_radiograph(seed, finding="consolidation", size=320).pixels for seed in bodies])
+
+def test_the_shipped_model_tells_synthetic_consolidation_from_normal(shipped, ill) -> None:
+    threshold = card.read_card(REPOSITORY / "chest_xray")["classes"][0]["threshold"]
+    _, said = ill
+
+    normal = shipped([thorax_radiograph(seed, finding=None, size=320).pixels for seed in range(1, 11)])
 
     # Some synthetic consolidations are faint on purpose; normal bodies are all plain.
     assert (normal["probability"][:, 0] < threshold).all()
-    assert (ill["probability"][:, 0] >= threshold).mean() >= 0.8
+    assert (said["probability"][:, 0] >= threshold).mean() >= 0.8
 
 
-def test_the_activation_map_peaks_on_the_consolidation(shipped) -> None:
-    made = [thorax_radiograph(seed, finding="consolidation", size=320) for seed in range(1, 21)]
+def test_the_activation_map_peaks_on_the_consolidation(ill) -> None:
+    made, said = ill
 
-    maps = shipped([one.pixels for one in made])["activation_map"][:, 0]
+    maps = said["activation_map"][:, 0]
 
     rows, columns = maps.shape[1:]
     hits = []
