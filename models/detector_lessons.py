@@ -24,6 +24,7 @@ from models.detector import (
 from models.detector_losses import area, focal_loss, kind_loss, overlaps
 
 FASTER_RCNN, YOLO = "chest_xray_faster_rcnn", "chest_xray_yolo"
+KINDS = "chest_xray_kinds"
 # Places within so many strides of a box's middle are to find it.
 REACH = 1.5
 # What a place is wanted to say of a box that it does not fit at all; 1 where it fits exactly.

@@ -30,7 +30,8 @@ from models.detector_card import NAME
 from models.detector_data import CALIBRATION_SEED, Film
 from models.detector_fusion import Places, choose_thresholds, fit_fusions, fuse
 from models.detector_graphs import COUNT, DETECTOR_OUTPUTS, EDGE, Platt, StackGraph, detector_graph
-from models.detector_lessons import DetectorSettings
+from models.detector_kinds import KindGraph
+from models.detector_lessons import KINDS, DetectorSettings
 from models.detector_metrics import Boxes, largest_difference
 from models.detector_sets import calibration_films
 from models.detector_views import expose, show
@@ -38,6 +39,7 @@ from models.ensemble_export import ExportError, remove_others, weights_path
 from models.graphs import OPSET, export_graph
 from models.serving import EnsembleGraphs
 from models.train_detector import detect, read_checkpoint, to_boxes, truths_of
+from models.train_kinds import read_kinds
 from node.domain.card import Fusion
 
 CALIBRATION_FILMS = 240
@@ -74,18 +76,29 @@ def read_members(checkpoints: Sequence[Path]) -> dict[str, Trained]:
 
 
 def export_detectors(
-    checkpoints: Sequence[Path], target: Path, version: str, *, films: int, folders: tuple[str, str]
+    checkpoints: Sequence[Path],
+    target: Path,
+    version: str,
+    *,
+    films: int,
+    folders: tuple[str, str],
+    kinds: Path,
 ) -> None:
     """Calibrate, write every file of the ensemble below `target`, and prove that the graphs agree.
 
-    `folders` are those of real films with boxes of lungs and of normal ones, empty where there are none.
+    `kinds` is the checkpoint of the network that names what either finds. `folders` are those of real films
+    with boxes of lungs and of normal ones, empty where there are none.
     """
     members = read_members(checkpoints)
     settings = replace(next(iter(members.values())).settings, lungs=folders[0], normals=folders[1])
     unseen = calibration_films(settings, films)
     judged = {name: judge_films(one, unseen) for name, one in members.items()}
     platts = {name: fit_platts(one) for name, one in judged.items()}
-    graphs = {name: detector_graph(one.network, settings.size, platts[name]) for name, one in members.items()}
+    namer, kind_stages = read_kinds(kinds)
+    graphs = {
+        name: KindGraph(detector_graph(one.network, settings.size, platts[name]), namer).eval()
+        for name, one in members.items()
+    }
     write_graphs(graphs, target, settings.size, Release(version, SERVING))
     differences = measure_parity(graphs, unseen[:PARITY_FILMS], target)
     if not all(value <= PARITY_TOLERANCE[name] for name, value in differences.items()):
@@ -97,7 +110,7 @@ def export_detectors(
         classes=detector_card.classes(fusions, thresholds),
         errors={name: errors_of(one, platts[name]) for name, one in judged.items()},
         counts={"synthetic": films, "real": len(unseen) - films},
-        stages={name: one.stages for name, one in members.items()},
+        stages={name: one.stages for name, one in members.items()} | {KINDS: kind_stages},
     )
     document["parity"] = {
         "against": "PyTorch float32, each box with the closest of its label, from a score of "
@@ -219,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m models.export", description=__doc__)
     parser.add_argument("model", choices=[NAME])
     parser.add_argument("--checkpoint", type=Path, required=True, nargs="+", help="one for each member")
+    parser.add_argument("--kinds", type=Path, required=True, help="that of chest_xray_kinds")
     parser.add_argument("--films", type=int, default=CALIBRATION_FILMS, help="synthetic ones to calibrate on")
     parser.add_argument("--lungs", default="", help="the folder of real films with boxes of lungs")
     parser.add_argument("--normals", default="", help="the folder of real films without a finding")
@@ -228,7 +242,12 @@ def main(arguments: list[str] | None = None) -> int:
     folders = (options.lungs, options.normals)
     try:
         export_detectors(
-            options.checkpoint, options.repository, options.version, films=options.films, folders=folders
+            options.checkpoint,
+            options.repository,
+            options.version,
+            films=options.films,
+            folders=folders,
+            kinds=options.kinds,
         )
     except (DataFolderError, CheckpointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

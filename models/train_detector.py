@@ -23,6 +23,7 @@ from models.detector_data import Film
 from models.detector_graphs import detector_graph
 from models.detector_lessons import (
     FASTER_RCNN,
+    KINDS,
     YOLO,
     DetectorSettings,
     detector_loss,
@@ -33,8 +34,9 @@ from models.detector_sets import training_films, tuning_films
 from models.detector_views import Fright, epoch_batches, show, show_batch, truth_of
 from models.planting import draw_patches
 from models.train import Run, choose_device, commit, update_average
+from models.train_kinds import train_kinds
 
-LESSONS = (FASTER_RCNN, YOLO)
+LESSONS = (FASTER_RCNN, YOLO, KINDS)
 CHOICES = {"backbone": tuple(BACKBONES)}
 AT_ONCE = 8
 # So many films without a lesion are looked at after each epoch for what deceives: all would take too long.
@@ -237,8 +239,8 @@ def read_checkpoint(
         raise FileNotFoundError(f"no such file: {path}")
     stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     last = stored.get("stages", [{}])[-1]
-    if last.get("model") not in LESSONS:
-        raise CheckpointError(f"{path} is no checkpoint of {' or '.join(LESSONS)}")
+    if last.get("model") not in (FASTER_RCNN, YOLO):
+        raise CheckpointError(f"{path} is no checkpoint of {FASTER_RCNN} or {YOLO}")
     names = {field.name for field in fields(DetectorSettings)}
     settings = DetectorSettings(**{name: value for name, value in last.items() if name in names})
     network = make_detector(settings).eval()
@@ -264,7 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     is_resumed = options.pop("resume")
     options["out"] = options["out"] or f"runs/{options['model']}"
     try:
-        path = train(DetectorSettings(**options), is_resumed=is_resumed)
+        settings = DetectorSettings(**options)
+        path = train_kinds(settings) if settings.model == KINDS else train(settings, is_resumed=is_resumed)
     except (CheckpointError, DataFolderError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

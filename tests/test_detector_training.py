@@ -22,11 +22,14 @@ from models import (  # noqa: E402
     train,
     train_detector,
 )
+from models.checkpoints import CheckpointError  # noqa: E402
 from models.detector import LABELS, LESIONS  # noqa: E402
 from models.detector_card import NAME  # noqa: E402
 from models.detector_graphs import COUNT, DETECTOR_OUTPUTS, Platt, detector_graph  # noqa: E402
+from models.detector_kinds import KindGraph  # noqa: E402
 from models.detector_lessons import (  # noqa: E402
     FASTER_RCNN,
+    KINDS,
     YOLO,
     DetectorSettings,
     make_detector,
@@ -35,6 +38,7 @@ from models.detector_metrics import largest_difference  # noqa: E402
 from models.detector_views import Fright  # noqa: E402
 from models.export_detector import PARITY_TOLERANCE, sure  # noqa: E402
 from models.train_detector import frighten, settle  # noqa: E402
+from models.train_kinds import accuracy, lessons_of, read_kinds  # noqa: E402
 from node.engines.onnx import OnnxEngine  # noqa: E402
 from node.engines.repository import ModelRepository  # noqa: E402
 from tests.discs import SIDE, disc_film, load_discs  # noqa: E402
@@ -89,15 +93,22 @@ def trained(workplace: Path) -> dict[str, Path]:
     rate = ("--ema-decay", "0.9", "--learning-rate")
     return {
         YOLO: learn(YOLO, "--epochs", "9", "--crop", "64", "--whole", "0.7", *rate, "0.01"),
-        FASTER_RCNN: learn(FASTER_RCNN, "--epochs", "8", "--batch", "4", *rate, "0.005"),
+        FASTER_RCNN: learn(FASTER_RCNN, "--epochs", "11", "--batch", "4", *rate, "0.005"),
     }
 
 
 @pytest.fixture(scope="module")
-def exported(trained: dict[str, Path]) -> Path:
+def named(workplace: Path) -> Path:
+    """A checkpoint of the network that names lesions."""
+    return learn(KINDS, "--epochs", "40", "--films", "128", "--learning-rate", "0.003")
+
+
+@pytest.fixture(scope="module")
+def exported(trained: dict[str, Path], named: Path) -> Path:
     """A repository with both as one ensemble."""
     checkpoints = [str(path) for path in trained.values()]
-    options = [NAME, "--checkpoint", *checkpoints, "--films", "40", "--repository", "repository"]
+    options = [NAME, "--checkpoint", *checkpoints, "--kinds", str(named), "--films", "40"]
+    options += ["--repository", "repository"]
     assert export.main([*options, "--version", "0.0.1"]) == 0
     return Path("repository").absolute()
 
@@ -161,6 +172,24 @@ def test_a_detector_learns_discs(trained: dict[str, Path], model: str) -> None:
     assert figures["lung_overlap"] > 0.7
 
 
+def test_kinds_are_told_by_a_network_of_their_own(named: Path) -> None:
+    network, stages = read_kinds(named)
+
+    pieces, sizes, kinds = lessons_of(load_discs(40, 9000))
+
+    assert stages[-1]["model"] == KINDS
+    # Discs of two sizes and nothing else tell them apart.
+    assert accuracy(network, (pieces, sizes, kinds)) > 0.85
+    assert set(kinds.tolist()) == {0, 1}
+
+
+def test_a_detector_is_no_namer_of_kinds(trained: dict[str, Path]) -> None:
+    with pytest.raises(CheckpointError, match="is no checkpoint of chest_xray_kinds"):
+        read_kinds(trained[YOLO])
+    with pytest.raises(FileNotFoundError):
+        read_kinds(Path("missing.pt"))
+
+
 def test_a_training_remembers_what_deceived_it(trained: dict[str, Path]) -> None:
     stored = torch.load(trained[YOLO].with_name("state.pt"), weights_only=True)
 
@@ -214,7 +243,7 @@ def test_both_become_one_ensemble_that_is_measured(
 
 @pytest.mark.triton
 def test_pytorch_and_both_engines_find_the_same(
-    trained: dict[str, Path], exported: Path, new_engine: NewEngine, tmp_path: Path
+    trained: dict[str, Path], named: Path, exported: Path, new_engine: NewEngine, tmp_path: Path
 ) -> None:
     images = (
         np.stack([disc_film(seed).pixels for seed in range(9000, 9006)])[:, None].astype(np.float32) / 255
@@ -227,7 +256,8 @@ def test_pytorch_and_both_engines_find_the_same(
         served = new_engine(server.url, exported)
         for name, path in trained.items():
             network, _, settings = train_detector.read_checkpoint(path)
-            graph = detector_graph(network, settings.size, [Platt(*platts[name][one]) for one in LABELS[1:]])
+            plain = detector_graph(network, settings.size, [Platt(*platts[name][one]) for one in LABELS[1:]])
+            graph = KindGraph(plain, read_kinds(named)[0])
             with torch.no_grad():
                 in_pytorch = train_detector.to_boxes(
                     *(one.numpy() for one in graph(torch.from_numpy(images)))
@@ -252,7 +282,7 @@ def test_two_members_of_one_kind_are_no_ensemble(
 ) -> None:
     path = str(trained[YOLO])
 
-    assert export.main([NAME, "--checkpoint", path, path, "--repository", "other"]) == 1
+    assert export.main([NAME, "--checkpoint", path, path, "--kinds", path, "--repository", "other"]) == 1
     assert "two members of one kind" in capsys.readouterr().err
 
 
