@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from scipy.special import logit
 from models import froc
 from models.calibration import Z_95
 from models.detector import LABELS, LESIONS
-from models.detector_calibration import GROUPS, fit_platts, judge
+from models.detector_calibration import GROUPS, fit_platt, fit_platts, judge
 from models.detector_metrics import Boxes, matched, overlap
 from node.domain.card import Fusion
 from node.imaging.agreement import LEAST, weigh_agreement
@@ -20,12 +20,14 @@ from node.imaging.boxes import weighted_boxes
 
 Reals = NDArray[np.floating]
 
-FALSE_PER_IMAGE = 0.25
+FALSE_PER_IMAGE = 0.125
 """What the threshold of lesions allows on the calibration films."""
 LUNG_THRESHOLD = 0.5
 # Where there are hardly any false places nearly nothing would be enough.
 LEAST_THRESHOLD = 0.05
 SAME_OVERLAP = 0.5
+SHARES = (0.25, 0.35, 0.45, 0.5, 0.55, 0.65, 0.75)
+"""What the first of two members may count."""
 COVERAGE = 0.95
 
 
@@ -65,19 +67,50 @@ def fit_fusions(
     `changed` is what is said of slightly changed copies of the same images: the interval of a place is to
     hold what is said of it there, as that of the classifiers does.
     """
-    # The node clips a mean so, before it takes its logit.
-    clipped = [
-        Boxes(one.found.boxes, one.found.labels, np.clip(one.found.scores, LEAST, 1 - LEAST))
-        for one in places
-    ]
-    platts = fit_platts(judge(clipped, truths, is_labelled))
-    plain = [Fusion(one.slope, one.offset) for one in platts]
+    weights = [fit_weights(places, truths, is_labelled, group) for group, _ in GROUPS for _ in group]
+    # The node clips scores so, before it takes their logits.
+    plain: list[Fusion] = []
+    for label, own in enumerate(weights, start=1):
+        platt = fit_platts(judge(weighed(places, own), truths, is_labelled))[label - 1]
+        plain.append(Fusion(platt.slope, platt.offset, weights=own))
     fitted = list(plain)
     for group, _ in GROUPS:
         constant = fit_constant(places, changed, plain, group)
         for label in group:
-            fitted[label - 1] = Fusion(plain[label - 1].slope, plain[label - 1].offset, constant)
+            fitted[label - 1] = replace(plain[label - 1], interval_constant=constant)
     return fitted
+
+
+def weighed(places: Sequence[Places], weights: tuple[float, ...]) -> list[Boxes]:
+    """Return places with the weighted mean of their members' logits as probability."""
+    fusion = Fusion(weights=weights)
+    return [
+        Boxes(one.found.boxes, one.found.labels, weigh_agreement(one.members, fusion).probability)
+        for one in places
+    ]
+
+
+def fit_weights(
+    places: Sequence[Places],
+    truths: Sequence[Boxes],
+    is_labelled: Sequence[tuple[bool, bool]],
+    group: Sequence[int],
+) -> tuple[float, ...]:
+    """Return what each of two members counts for a group of labels: what gives the least cross-entropy.
+
+    Of another number of members, or where there is too little to tell, all count alike.
+    """
+    if not places or places[0].members.shape[1] != 2:
+        return ()
+    losses: dict[tuple[float, ...], float] = {}
+    for share in SHARES:
+        own = judge(weighed(places, (share, 1 - share)), truths, is_labelled).of(group)
+        if not own.is_enough:
+            return ()
+        platt = fit_platt(own.scores, own.outcomes)
+        said = platt.slope * logit(np.clip(own.scores, LEAST, 1 - LEAST)) + platt.offset
+        losses[(share, round(1 - share, 2))] = float(np.mean(np.logaddexp(0.0, said) - own.outcomes * said))
+    return min(losses, key=losses.__getitem__)
 
 
 def fit_constant(

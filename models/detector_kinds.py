@@ -85,7 +85,9 @@ class KindGraph(nn.Module):
         """Return DETECTOR_OUTPUTS of images (n, 1, s, s) in 0–1."""
         boxes, scores, labels = self.detector(image)
         is_lung = (labels >= min(LUNGS)) & (scores > SURE)
-        logits = self.kinds(pieces_of(image, boxes), sizes_of(boxes, span_of(boxes, is_lung)))
+        pieces, sizes = pieces_of(image, boxes), sizes_of(boxes, span_of(boxes, is_lung))
+        # Seen in a mirror, too: of a lesion's kind that tells nothing, and two views are wrong less often.
+        logits = self.kinds(pieces, sizes) + self.kinds(pieces.flip(3), sizes)
         kind = logits.argmax(dim=1).reshape(labels.shape) + min(LESIONS)
         is_lesion = (labels >= min(LESIONS)) & (labels <= max(LESIONS))
         return boxes, scores, torch.where(is_lesion, kind, labels)

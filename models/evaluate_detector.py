@@ -41,8 +41,8 @@ from models.detector_metrics import (
 )
 from models.serving import EnsembleGraphs
 from models.train_detector import to_boxes, truths_of
-from node.domain.card import Fusion
 from node.domain.code import PNEUMONIA
+from node.engines.repository import ModelRepository
 
 Json = dict[str, Any]
 Chosen = Mapping[str, Sequence[NDArray[np.bool_]]]
@@ -58,7 +58,7 @@ AT_ONCE = 8
 def find(films: Sequence[Film], target: Path) -> dict[str, list[Boxes]]:
     """Return the boxes of each member, and of their fusion, on films as the node prepares them."""
     graphs = EnsembleGraphs(target, NAME)
-    fusions = [Fusion(**one["fusion"]) for one in card.read_card(target / NAME)["classes"]]
+    fusions = [one.fusion for one in ModelRepository(target).card(NAME).classes]
     found: dict[str, list[Boxes]] = {name: [] for name in (*graphs.members, FUSED)}
     for start in range(0, len(films), AT_ONCE):
         pixels = [film.pixels.astype(np.float32) / 255.0 for film in films[start : start + AT_ONCE]]
@@ -212,9 +212,7 @@ def table(figures: Json) -> str:
         for title, count, cells in rows_of(columns)
     ]
     served = figures[FUSED]["served"]
-    lines.append(
-        "the card's threshold: " + ", ".join(f"{name} {value:.3f}" for name, value in served.items())
-    )
+    lines.append("as served: " + ", ".join(f"{name} {value:.3f}" for name, value in served.items()))
     return "\n".join(lines)
 
 

@@ -68,10 +68,10 @@ def agreed(*said: Said, **changes: object) -> Detected:
 def test_the_interval_is_that_of_the_members_logits() -> None:
     found = weigh_agreement(np.array([(0.9, 0.8)]), Fusion())
 
-    # Logits 2.1972 and 1.3863: s = 0.5734; around that of 0.85, 1.7346, 1.96 s to either side.
-    assert found.probability.item() == pytest.approx(0.85)
-    assert (found.low.item(), found.high.item()) == pytest.approx((0.6482, 0.9457), abs=1e-4)
-    assert found.entropy.item() == pytest.approx(0.6098, abs=1e-4)
+    # Logits 2.1972 and 1.3863: s = 0.5734; around their mean, 1.7918, 1.96 s to either side.
+    assert found.probability.item() == pytest.approx(0.8571, abs=1e-4)
+    assert (found.low.item(), found.high.item()) == pytest.approx((0.6611, 0.9486), abs=1e-4)
+    assert found.entropy.item() == pytest.approx(0.5917, abs=1e-4)
     # The entropies of the members are 0.4690 and 0.7219: what is more than their mean.
     assert found.mutual_information.item() == pytest.approx(0.0144, abs=1e-4)
 
@@ -82,6 +82,15 @@ def test_calibration_changes_the_logit_and_the_constant_widens_the_interval() ->
     # The logit of 0.7 is 0.8473: 2 · 0.8473 - 1 = 0.6946, ± 1.96 · 0.5.
     assert found.probability.item() == pytest.approx(0.6670, abs=1e-4)
     assert (found.low.item(), found.high.item()) == pytest.approx((0.4291, 0.8422), abs=1e-4)
+
+
+def test_members_count_by_their_weights() -> None:
+    found = weigh_agreement(np.array([(0.9, 0.8)]), Fusion(weights=(0.75, 0.25)))
+
+    # 0.75 · 2.1972 + 0.25 · 1.3863 = 1.9945.
+    assert found.probability.item() == pytest.approx(0.8802, abs=1e-4)
+    with pytest.raises(ValueError, match="3 weights of 2 members"):
+        weigh_agreement(np.array([(0.9, 0.8)]), Fusion(weights=(1.0, 1.0, 1.0)))
 
 
 def test_what_one_of_two_finds_alone_spans_the_threshold() -> None:
@@ -110,14 +119,14 @@ def test_a_fusion_that_turns_scores_round_is_refused(changes: dict[str, float]) 
 
 
 def test_a_card_states_the_fusion_of_each_class() -> None:
-    stated = {"slope": 1.5, "offset": -0.25, "interval_constant": 0.4}
+    stated = {"slope": 1.5, "offset": -0.25, "interval_constant": 0.4, "weights": [0.65, 0.35]}
     classes = card("one", {})["classes"]
 
     with_fusion = parse_card("one", card("one", {}, classes=[classes[0] | {"fusion": stated}]))
 
-    assert with_fusion.classes[0].fusion == Fusion(1.5, -0.25, 0.4)
+    assert with_fusion.classes[0].fusion == Fusion(1.5, -0.25, 0.4, (0.65, 0.35))
     assert parse_card("one", card("one", {})).classes[0].fusion == Fusion()
-    for wrong in ({"slop": 1.0}, {"slope": 0}, {"slope": "steep"}, 3):
+    for wrong in ({"slop": 1.0}, {"slope": 0}, {"slope": "steep"}, {"weights": [1, -1]}, 3):
         with pytest.raises(ModelError, match=r"card\.json"):
             parse_card("one", card("one", {}, classes=[classes[0] | {"fusion": wrong}]))
 
@@ -154,9 +163,9 @@ def test_what_both_members_see_is_one_region_with_their_spread() -> None:
     assert region.outline.points_xy.max(axis=0).tolist() == pytest.approx([160.941, 240], abs=1e-3)
     assert region.outline.frame == Frame("1.2.3")
     assert region.score is not None
-    assert region.score.probability == pytest.approx(0.85)
+    assert region.score.probability == pytest.approx(6 / 7, abs=1e-6)  # odds of 9 and 4: of 6
     assert region.score.uncertainty.spread == pytest.approx(0.05)
-    assert region.score.uncertainty.interval == pytest.approx((0.6482, 0.9457), abs=1e-4)
+    assert region.score.uncertainty.interval == pytest.approx((0.6610, 0.9486), abs=1e-4)
     assert region.score.presence is PRESENT
 
 
@@ -260,7 +269,7 @@ def test_the_certain_come_first_and_then_the_likely() -> None:
     assert [region.identifier for region in regions] == ["Lesion 1", "Lesion 2", "Lesion 3"]
     assert [region.code for region in regions] == [NODULE, NODULE, MASS]
     assert [region.score.presence for region in regions if region.score] == [PRESENT, PRESENT, UNDETERMINED]
-    assert [round(region.score.probability, 3) for region in regions if region.score] == [0.95, 0.7, 0.745]
+    assert [round(region.score.probability, 3) for region in regions if region.score] == [0.95, 0.7, 0.909]
 
 
 def test_members_that_differ_on_the_kind_mean_one_lesion() -> None:
@@ -270,7 +279,7 @@ def test_members_that_differ_on_the_kind_mean_one_lesion() -> None:
     regions = detected(one, other).regions
 
     assert [region.code for region in regions] == [NODULE, MASS]
-    assert [region.score.probability for region in regions if region.score] == pytest.approx([0.85, 0.8])
+    assert [region.score.probability for region in regions if region.score] == pytest.approx([6 / 7, 0.8])
     assert regions[0].remark.startswith("some detectors call it mass; ")
     assert "call it" not in regions[1].remark
 
@@ -287,7 +296,7 @@ def test_what_is_below_the_threshold_is_no_region_but_told_where_it_is_uncertain
 
     assert unsure.regions == certain.regions == ()
     assert unsure.remarks == (
-        "1 more place is below the threshold, but not certainly no lesion (45% at most): no outline.",
+        "1 more place is below the threshold, but not certainly no lesion (23% at most): no outline.",
     )
     assert certain.remarks == ()
 

@@ -9,21 +9,25 @@ from node.domain.code import Code
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """What makes a probability of the mean of several detectors' scores: of its logit, slope and offset.
+    """What makes a probability of several detectors' scores: of the mean of their logits, slope and offset.
 
-    `interval_constant` is what widens the interval beyond the members' own disagreement, in logits.
+    `interval_constant` is what widens the interval beyond the members' own disagreement, in logits; `weights`
+    is what each member counts in the mean, empty where all count alike.
     """
 
     slope: float = 1.0
     offset: float = 0.0
     interval_constant: float = 0.0
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what would turn the order of scores round, and a width below none."""
+        """Refuse what would turn the order of scores round, and a width or a weight below none."""
         if not (math.isfinite(self.offset) and 0 < self.slope < math.inf):
             raise ValueError(f"a slope of {self.slope} and an offset of {self.offset}")
         if not 0 <= self.interval_constant < math.inf:
             raise ValueError(f"an interval constant of {self.interval_constant}, expected 0 or more")
+        if not all(0 < weight < math.inf for weight in self.weights):
+            raise ValueError(f"weights of {self.weights}, expected numbers above 0")
 
 
 @dataclass(frozen=True, slots=True)

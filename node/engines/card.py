@@ -55,7 +55,8 @@ def _fusion(item: Json) -> Fusion:
     stated = item.get("fusion", {})
     if unknown := stated.keys() - {one.name for one in fields(Fusion)}:
         raise ValueError(f"fusion of {item['name']}: unknown {', '.join(sorted(unknown))}")
-    return Fusion(**{name: float(value) for name, value in stated.items()})
+    numbers = {name: float(value) for name, value in stated.items() if name != "weights"}
+    return Fusion(**numbers, weights=tuple(float(one) for one in stated.get("weights", ())))
 
 
 def _outlined_share(document: Json) -> Mapping[str, float]:

@@ -31,13 +31,17 @@ class Agreement:
 def weigh_agreement(members: NDArray[np.floating], fusion: Fusion) -> Agreement:
     """Return what the scores (n, members) of each place come to; 0 is a member that found nothing there.
 
-    The probability is that of their mean, calibrated. The interval is that of the classifiers: normal on the
-    logit scale, half-width 1.96·sqrt(s² + c²), s the sample standard deviation (ddof 1) of the members'
-    calibrated logits, c the class's constant. So what one of two finds alone is hardly ever certain.
+    The probability is that of the mean of their logits, by the class's weights (none: all alike), calibrated.
+    The interval is that of the classifiers: normal on the logit scale, half-width 1.96·sqrt(s² + c²), s the
+    sample standard deviation (ddof 1) of the members' calibrated logits, c the class's constant. So what one
+    of two finds alone is hardly ever certain. Raises ValueError where there are other weights than members.
     """
     scores = np.asarray(members, np.float64)
-    center = _calibrated(scores.mean(axis=1), fusion)
+    if fusion.weights and len(fusion.weights) != scores.shape[1]:
+        raise ValueError(f"{len(fusion.weights)} weights of {scores.shape[1]} members")
     logits = _calibrated(scores, fusion)
+    weights = np.asarray(fusion.weights or np.ones(scores.shape[1]))
+    center = np.asarray(logits @ (weights / weights.sum()))
     disagreement = logits.var(axis=1, ddof=1) if scores.shape[1] > 1 else np.zeros(len(scores))
     half_width = NORMAL_95 * np.sqrt(disagreement + fusion.interval_constant**2)
     probability = _sigmoid(center)

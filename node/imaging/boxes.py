@@ -99,7 +99,7 @@ def weighted_boxes(
     boxes_by_member: Sequence[Boxes],
     scores_by_member: Sequence[Floats],
     labels_by_member: Sequence[Labels],
-    iou: float = 0.5,
+    iou: float = 0.55,
     *,
     alike: Collection[int] = (),
 ) -> Fused:
