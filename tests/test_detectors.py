@@ -301,6 +301,13 @@ def test_what_is_below_the_threshold_is_no_region_but_told_where_it_is_uncertain
     assert certain.remarks == ()
 
 
+def test_what_is_hardly_likely_at_all_is_not_told() -> None:
+    # Odds of 3 and 1/99: of 0.17, and with an offset of -2 of 0.024, in an interval that spans the threshold.
+    faint = detected([(IN_RIGHT, 0.75, A_NODULE)], [], fusion=Fusion(slope=1.0, offset=-2.0))
+
+    assert faint.remarks == ()
+
+
 def test_a_foreign_image_has_no_certain_lesion() -> None:
     engine = DetectingEngine([[(IN_RIGHT, 0.95, A_NODULE), (IN_LEFT, 0.4, A_NODULE)]])
     strange = OutOfDistribution(2.0, 1.0)

@@ -24,7 +24,10 @@ KINDS_BY_PIPELINE = {
     "chest_xray": {"findings_sr", "summary_sr", "secondary_capture"},
     "slide_tumor": {"findings_sr", "summary_sr", "secondary_capture", "parametric_map"},
 }
-KINDS_BY_OUTCOME = {("slide_tumor", "findings"): {"lesions_sr", "annotations"}}
+KINDS_BY_OUTCOME = {
+    ("chest_xray", "findings"): {"lesions_sr"},
+    ("slide_tumor", "findings"): {"lesions_sr", "annotations"},
+}
 WITHOUT_TORCH = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "torchvision", "models")))    # None: whoever imports one fails

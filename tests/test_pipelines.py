@@ -17,11 +17,12 @@ from node.domain.study import Instance, Series
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.errors import DatasetError, GeometryError, ModelError
+from node.imaging.boxes import pairwise_iou
 from node.imaging.intensity import prepare_radiograph
 from node.interfaces import Arrays, Engine, Pipeline, models_of
 from node.pipelines.chest_xray import ChestXray
 from node.read.projection import read_projection
-from node.samples.demo import RADIOGRAPHS, Sample
+from node.samples.demo import RADIOGRAPHS, RadiographStudy
 from tests.datasets import RAMP, instance, radiograph, save
 from tests.peers import REPOSITORY
 
@@ -306,9 +307,13 @@ def test_shipped_chest_xray_is_whole(shipped: OnnxEngine) -> None:
         shipped.check(model)
 
 
+def outlines_of(findings: Findings) -> list[np.ndarray]:
+    return [region.outline.points_xy for region in findings.regions if region.outline]
+
+
 @pytest.mark.parametrize("sample", RADIOGRAPHS, ids=lambda one: one.name)
 def test_shipped_chest_xray_finds_what_is_in_the_samples(
-    shipped: OnnxEngine, sample: Sample, tmp_path: Path
+    shipped: OnnxEngine, sample: RadiographStudy, tmp_path: Path
 ) -> None:
     (path,) = sample.write(tmp_path)
 
@@ -319,3 +324,9 @@ def test_shipped_chest_xray_finds_what_is_in_the_samples(
     # A score that abstains makes an outcome of findings too; a sample's finding must be found.
     is_found = any(score.presence is Presence.PRESENT for score in findings.scores)
     assert is_found is (sample.expected_outcome == "findings"), [score.doubts for score in findings.scores]
+    truth = sample.truth.box_xyxy_px
+    wanted = np.array([truth] if truth else [], np.float32).reshape(-1, 4)
+    corners = [[*points.min(axis=0), *points.max(axis=0)] for points in outlines_of(findings)]
+    overlaps = pairwise_iou(np.array(corners, np.float32).reshape(-1, 4), wanted)
+    assert overlaps.shape == (len(wanted), len(wanted))
+    assert (overlaps >= 0.8).all()

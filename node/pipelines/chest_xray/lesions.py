@@ -23,6 +23,9 @@ WORDS_BY_SPACING = {
     "NominalScannedPixelSpacing": "size on the scanned film (Nominal Scanned Pixel Spacing)",
 }
 UNKNOWN_SIZE = "size unknown: the image does not state how large its pixels are"
+TOLD = 0.05
+"""From this probability on a place that is not outlined is told of: one member alone says anything of a film."""
+
 BESIDE_LUNGS = "not within the boxes of the lungs"
 NO_LUNGS = "No lung was found: in which one a lesion lies is not said."
 
@@ -117,7 +120,8 @@ def _other_kinds(place: Place) -> Iterator[str]:
 def _left_out(suspects: Sequence[Place]) -> tuple[str, ...]:
     """Return in words how many places are not outlined, though it is not certain that they are no lesions."""
     unlikely = [one.score for one in suspects if not one.is_likely]
-    doubtful = [one for one in unlikely if one.doubts == (Doubt.THRESHOLD_IN_INTERVAL,)]
+    worth = [one for one in unlikely if one.probability >= TOLD]
+    doubtful = [one for one in worth if one.doubts == (Doubt.THRESHOLD_IN_INTERVAL,)]
     if not doubtful:
         return ()
     places = "1 more place is" if len(doubtful) == 1 else f"{len(doubtful)} more places are"
