@@ -12,16 +12,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
 import node.pipelines.chest_ct
 from node.bench.clock import Clock
 from node.bench.memory import peak
 from node.bench.plain_store import AE_TITLE
+from node.bench.relayed import Answers, RelayedEngine
 from node.deliver.dimse import DimseDestination
-from node.domain.card import ModelCard
 from node.domain.findings import Findings, Priority
 from node.domain.profile import Kind, Profile
 from node.domain.study import Instance, Series
@@ -40,14 +38,12 @@ from node.results import load_findings, save_findings
 PROFILE = Profile(kinds=(Kind.LESIONS_SR, Kind.SEGMENTATION))
 """What the peer makes too."""
 
-Answers = dict[str, npt.NDArray[np.generic]]
 
-
-class ReplayedEngine:
+class ReplayedEngine(RelayedEngine):
     """An engine whose answers of the first study are kept: later ones, the same, are spared the networks."""
 
     def __init__(self, engine: Engine, clock: Callable[[], Clock]) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._clock = clock
         self._kept: list[Answers] = []
         self._next: int | None = None
@@ -64,27 +60,6 @@ class ReplayedEngine:
                 return self._kept[self._next - 1]
             self._kept.append(self._engine.infer(model, inputs))
             return self._kept[-1]
-
-    def prioritized(self, priority: Priority) -> "ReplayedEngine":
-        """Return this engine."""
-        del priority
-        return self
-
-    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-        """Return the engine's."""
-        return self._engine.buffer(shape, dtype)
-
-    def card(self, model: str) -> ModelCard:
-        """Return the engine's."""
-        return self._engine.card(model)
-
-    def check(self, model: str) -> None:
-        """Check the model."""
-        self._engine.check(model)
-
-    def close(self) -> None:
-        """Let go of the engine."""
-        self._engine.close()
 
 
 class Study:

@@ -8,15 +8,14 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import numpy.typing as npt
 
 from node.bench.bare_loop import Arrays as BareArrays
 from node.bench.bare_loop import open_loop
 from node.bench.clock import Clock
 from node.bench.latency_node import received
+from node.bench.relayed import Answers, RelayedEngine
 from node.bench.ways import graphs_of
 from node.config import EngineSettings
-from node.domain.card import ModelCard
 from node.domain.findings import Findings, Priority
 from node.domain.profile import Profile
 from node.encode import EncodingContext, warm_up
@@ -36,8 +35,6 @@ PREPARE, CLASSIFIERS, DETECTORS, ENCODE = "prepare and interpret", "classifiers"
 BARE_CLASSIFIERS, BARE_DETECTORS = "bare classifiers", "bare detectors"
 STAGES = (PREPARE, CLASSIFIERS, DETECTORS, ENCODE)
 PEER_BY_STAGE = {CLASSIFIERS: BARE_CLASSIFIERS, DETECTORS: BARE_DETECTORS}
-
-Answers = dict[str, npt.NDArray[np.generic]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,11 @@ class RadiographBench:
         return median(map(sum, rounds))
 
 
-class TimedEngine:
+class TimedEngine(RelayedEngine):
     """An engine whose answers count to a stage of their own, by model; it keeps what it was last asked."""
 
     def __init__(self, engine: Engine, stage_by_model: Mapping[str, str]) -> None:
-        self._engine = engine
+        super().__init__(engine)
         self._stage_by_model = stage_by_model
         self.clock = Clock()
         self.asked: dict[str, Arrays] = {}
@@ -74,27 +71,6 @@ class TimedEngine:
         self.asked[model] = inputs
         with self.clock.stage(self._stage_by_model[model]):
             return self._engine.infer(model, inputs)
-
-    def prioritized(self, priority: Priority) -> "TimedEngine":
-        """Return this engine."""
-        del priority
-        return self
-
-    def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-        """Return the engine's."""
-        return self._engine.buffer(shape, dtype)
-
-    def card(self, model: str) -> ModelCard:
-        """Return the engine's."""
-        return self._engine.card(model)
-
-    def check(self, model: str) -> None:
-        """Check the model."""
-        self._engine.check(model)
-
-    def close(self) -> None:
-        """Let go of the engine."""
-        self._engine.close()
 
 
 def bench_radiograph(

@@ -24,7 +24,7 @@ WORDS_BY_SPACING = {
 }
 UNKNOWN_SIZE = "size unknown: the image does not state how large its pixels are"
 TOLD = 0.05
-"""From this probability on a place that is not outlined is told of: one member alone says anything of a film."""
+"""From this probability on a place that is not outlined is told of: one member alone says anything."""
 
 BESIDE_LUNGS = "not within the boxes of the lungs"
 NO_LUNGS = "No lung was found: in which one a lesion lies is not said."
