@@ -41,8 +41,8 @@ from models.detector_metrics import (
 )
 from models.serving import EnsembleGraphs
 from models.train_detector import to_boxes, truths_of
+from node.domain.card import Fusion
 from node.domain.code import PNEUMONIA
-from node.engines.repository import ModelRepository
 
 Json = dict[str, Any]
 Chosen = Mapping[str, Sequence[NDArray[np.bool_]]]
@@ -58,7 +58,8 @@ AT_ONCE = 8
 def find(films: Sequence[Film], target: Path) -> dict[str, list[Boxes]]:
     """Return the boxes of each member, and of their fusion, on films as the node prepares them."""
     graphs = EnsembleGraphs(target, NAME)
-    fusions = [one.fusion for one in ModelRepository(target).card(NAME).classes]
+    stated = [one["fusion"] for one in card.read_card(target / NAME)["classes"]]
+    fusions = [Fusion(**one | {"weights": tuple(one["weights"])}) for one in stated]
     found: dict[str, list[Boxes]] = {name: [] for name in (*graphs.members, FUSED)}
     for start in range(0, len(films), AT_ONCE):
         pixels = [film.pixels.astype(np.float32) / 255.0 for film in films[start : start + AT_ONCE]]
