@@ -136,7 +136,7 @@ def test_process_keeps_the_same_contract(positive: Path, tmp_path: Path) -> None
     assert problems(report, REPORT) == []
     ((run,),) = (study["runs"] for study in report["studies"])
     assert run["outcome"] != "failed"
-    assert [item["delivered_to"] for item in run["objects"]] == [[], [], []]
+    assert [item["delivered_to"] for item in run["objects"]] == [[], [], [], []]
     assert all(Path(item["path"]).is_relative_to(tmp_path / "out") for item in run["objects"])
 
 

@@ -62,11 +62,13 @@ def test_results_come_back_into_the_study_and_read_the_same_there(
         assert dataset.StudyInstanceUID == source.StudyInstanceUID
 
 
-def test_the_three_kinds_of_result_name_the_image_they_are_about(hospital: Hospital, source: Dataset) -> None:
+def test_every_kind_of_result_names_the_image_it_is_about(hospital: Hospital, source: Dataset) -> None:
     forward(hospital, source)
 
     returned = list(results_in(hospital, source).values())
     assert sorted(dataset.SOPClassUID.keyword for dataset in returned) == [
+        # The findings, and the lesions.
+        "Comprehensive3DSRStorage",
         "Comprehensive3DSRStorage",
         "EnhancedSRStorage",
         "SecondaryCaptureImageStorage",
@@ -77,16 +79,18 @@ def test_the_three_kinds_of_result_name_the_image_they_are_about(hospital: Hospi
         assert dataset.SeriesInstanceUID != source.SeriesInstanceUID
 
 
-def test_the_report_in_the_archive_names_the_finding(hospital: Hospital, source: Dataset) -> None:
+def test_reports_in_the_archive_name_finding_and_lesion(hospital: Hospital, source: Dataset) -> None:
     forward(hospital, source)
 
-    (report,) = (
+    reports = [
         each
         for each in results_in(hospital, source).values()
         if is_coded(each, codes.DCM.ImagingMeasurementReport)
-    )
-    findings = [item for item in content_items(report) if is_coded(item, codes.DCM.Finding)]
-    assert "Pneumonia" in {item.ConceptCodeSequence[0].CodeMeaning for item in findings}
+    ]
+    items = [item for report in reports for item in content_items(report)]
+    findings = [item for item in items if is_coded(item, codes.DCM.Finding)]
+    named = {item.ConceptCodeSequence[0].CodeMeaning for item in findings}
+    assert {"Pneumonia", "Lung consolidation"} <= named
 
 
 def test_the_same_study_again_makes_no_second_copy(hospital: Hospital, source: Dataset) -> None:
