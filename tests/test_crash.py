@@ -240,7 +240,8 @@ def assert_done_once(node: Node, recorder: Recorder) -> None:
     (run,) = study["runs"]
     assert study["outcome"] == run["outcome"] != "failed"
     uids = [item["sop_instance_uid"] for item in run["objects"]]
-    assert len(uids) == 3
+    # Two reports, a summary, a picture.
+    assert len(uids) == 4
     assert recorder.digests_by_uid.keys() == set(uids)
     for uid, digests in recorder.digests_by_uid.items():
         assert len(set(digests)) == 1, f"{uid} was sent with two contents"
