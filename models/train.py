@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -327,6 +328,23 @@ def commit() -> str:
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     return answer.stdout.strip() if answer.returncode == 0 else "none"
+
+
+def settings_parser(
+    models: Sequence[str],
+    defaults: Mapping[str, Any],
+    choices: Mapping[str, Sequence[str]],
+    about: str | None,
+) -> argparse.ArgumentParser:
+    """Return a command line with `--resume` and a flag for each setting of a training but its model."""
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=about)
+    parser.add_argument("model", choices=models)
+    parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
+    for name, default in defaults.items():
+        if name != "model":
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, type=type(default), default=default, choices=choices.get(name))
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:

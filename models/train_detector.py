@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import time
@@ -33,7 +32,7 @@ from models.detector_metrics import Boxes, best_overlaps, matched, mean_average_
 from models.detector_sets import training_films, tuning_films
 from models.detector_views import Fright, epoch_batches, show, show_batch, truth_of
 from models.planting import draw_patches
-from models.train import Run, choose_device, commit, update_average
+from models.train import Run, choose_device, commit, settings_parser, update_average
 from models.train_kinds import train_kinds
 
 LESSONS = (FASTER_RCNN, YOLO, KINDS)
@@ -255,15 +254,11 @@ def read_checkpoint(
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train; 0 done, 1 failed, 2 wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("model", choices=LESSONS)
-    parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
-    for name, default in asdict(DetectorSettings(out="")).items():
-        if name != "model":
-            flag = f"--{name.replace('_', '-')}"
-            parser.add_argument(flag, type=type(default), default=default, choices=CHOICES.get(name))
+    parser = settings_parser(LESSONS, asdict(DetectorSettings(out="")), CHOICES, __doc__)
     options = vars(parser.parse_args(arguments))
     is_resumed = options.pop("resume")
+    if is_resumed and options["model"] == KINDS:
+        parser.error(f"{KINDS} takes minutes and is trained from the start")
     options["out"] = options["out"] or f"runs/{options['model']}"
     try:
         settings = DetectorSettings(**options)

@@ -122,5 +122,8 @@ def read_kinds(path: Path) -> tuple[KindNetwork, list[dict[str, Any]]]:
     if last.get("model") != KINDS:
         raise CheckpointError(f"{path} is no checkpoint of {KINDS}")
     network = KindNetwork(int(last["width"])).eval()
-    network.load_state_dict(stored["weights"])
+    try:
+        network.load_state_dict(stored["weights"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is no whole training of {KINDS}: {error}") from error
     return network, stored["stages"]

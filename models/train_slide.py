@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 import time
@@ -29,7 +28,7 @@ from models.slide_lessons import (
     labels_of,
     slide_loss,
 )
-from models.train import Run, choose_device, commit, update_average
+from models.train import Run, choose_device, commit, settings_parser, update_average
 
 HEAD_LEARNING_RATE, HEAD_WEIGHT_DECAY, HEAD_BATCH = 1e-3, 0.05, 8
 
@@ -229,13 +228,7 @@ CHOICES = {"trunk": TRUNKS}
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train; 0 done, 1 failed, 2 wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
-    parser.add_argument("model", choices=LESSONS)
-    parser.add_argument("--resume", action="store_true", help="go on with the run that wrote to --out")
-    for name, default in asdict(SlideSettings(out="runs/slide_tumor")).items():
-        if name != "model":
-            flag = f"--{name.replace('_', '-')}"
-            parser.add_argument(flag, type=type(default), default=default, choices=CHOICES.get(name))
+    parser = settings_parser(LESSONS, asdict(SlideSettings(out="runs/slide_tumor")), CHOICES, __doc__)
     options = vars(parser.parse_args(arguments))
     is_resumed = options.pop("resume")
     try:

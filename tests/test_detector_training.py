@@ -190,6 +190,22 @@ def test_a_detector_is_no_namer_of_kinds(trained: dict[str, Path]) -> None:
         read_kinds(Path("missing.pt"))
 
 
+def test_half_a_checkpoint_names_no_kinds(named: Path) -> None:
+    stored = torch.load(named, weights_only=True)
+    stored["weights"].popitem()
+    torch.save(stored, "half.pt")
+
+    with pytest.raises(CheckpointError, match="is no whole training of chest_xray_kinds"):
+        read_kinds(Path("half.pt"))
+
+
+def test_the_namer_of_kinds_is_not_resumed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main([KINDS, *FEW, "--resume"])
+
+    assert "trained from the start" in capsys.readouterr().err
+
+
 def test_a_training_remembers_what_deceived_it(trained: dict[str, Path]) -> None:
     stored = torch.load(trained[YOLO].with_name("state.pt"), weights_only=True)
 
