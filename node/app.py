@@ -13,7 +13,6 @@ import structlog
 import node
 from node.account import describe_object
 from node.assembly import Assembler
-from node.config import Configuration, DestinationSettings, EngineSettings, ReceiveSettings
 from node.deliver.dimse import DimseDestination
 from node.disk import new_file
 from node.domain.study import Instance
@@ -29,6 +28,7 @@ from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
+from node.settings import Configuration, DestinationSettings, EngineSettings, ReceiveSettings
 from node.steps import Outlet, Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from node.app import build_destination, build_engine, open_index
-from node.config import Configuration, load_usable
+from node.config import load_usable
 from node.errors import EngineUnavailableError, SightlineError
 from node.interfaces import models_of
+from node.settings import Configuration
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
 GIB = 1024**3

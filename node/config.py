@@ -1,234 +1,27 @@
 """One TOML file into frozen values; every problem reported at once.
 
-Each field says what it allows, and its default; `deploy/sightline.toml` says what it is for. What only the
-running machine knows (a port in use, a missing model, an unreachable destination) is not checked here.
+The sections are in `node/settings.py`. What only the running machine knows (a port in use, a missing
+model, an unreachable destination) is not checked here.
 """
 
-import importlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, cast, get_type_hints
+from typing import get_type_hints
 
-from node.config_checks import (
-    Table,
-    address,
-    auto_or_boolean,
-    boolean,
-    filled,
-    host_name,
-    integer,
-    list_of,
-    matching,
-    member,
-    network,
-    number,
-    one_of,
-    path,
-    section,
-    table,
-    table_of,
-    text,
-    valid_ae_title,
-)
-from node.domain.conditions import Condition, parse
-from node.domain.findings import Priority
+from node.config_checks import Table, section
 from node.domain.problems import did_you_mean, join, problem, split_key, unknown
-from node.domain.profile import PRESETS, STANDARD_KINDS, Kind, Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
-from node.interfaces import Pipeline
-
-REPOSITORY = Path("triton_repo")
-
-Port = Annotated[int, integer(1, 65535)]
-_NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
-_CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
-_DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplicationEntitySettings:
-    """One AE title of the node: the pipelines its studies may reach, and who may call it; `*` is any."""
-
-    pipelines: Annotated[tuple[str, ...], list_of(text)] = ("*",)
-    allow_callers: Annotated[tuple[str, ...], filled(list_of(valid_ae_title))] = ("*",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiveSettings:
-    """Where studies come in, from whom, and how much at a time."""
-
-    host: Annotated[str, host_name] = "127.0.0.1"
-    port: Port = 11112
-    max_associations: Annotated[int, integer(1, 1000)] = 16
-    max_pdu_bytes: Annotated[int, integer(4096, 1_048_576)] = 65536
-    idle_timeout_s: Annotated[float, number(1, 3600)] = 60.0
-    allow_hosts: Annotated[tuple[str, ...], list_of(network)] = ("127.0.0.1", "::1")
-    accept_private_classes: Annotated[bool, boolean] = False
-    max_used_percent: Annotated[float, number(1, 100)] = 90.0
-    min_free_gib: Annotated[float, number(0, 1_000_000)] = 5.0
-    application_entities: Annotated[
-        Mapping[str, ApplicationEntitySettings],
-        filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
-    ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
-
-    @property
-    def scopes(self) -> Mapping[str, tuple[str, ...]]:
-        """The pipelines that each AE title may reach."""
-        return {title: entity.pipelines for title, entity in self.application_entities.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssemblySettings:
-    """When a study counts as complete."""
-
-    quiet_period_s: Annotated[float, number(0, 86400)] = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """What runs the models, and where they are; all from `url` on is for a Triton server."""
-
-    kind: Annotated[str, one_of("onnx", "triton")] = "onnx"
-    repository: Annotated[Path, path] = REPOSITORY
-    threads: Annotated[int, integer(1, 256)] = 2
-    url: Annotated[str, address] = "127.0.0.1:8001"
-    timeout_s: Annotated[float, number(0.1, 3600)] = 60.0
-    patience_s: Annotated[float, number(0, 86400)] = 300.0
-    shared_memory: Annotated[bool | None, auto_or_boolean] = None
-    shared_memory_mib: Annotated[int, integer(1, 1_048_576)] = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PipelineSettings:
-    """One pipeline: its class (`module:Class`) and that class's fields, and the series it wants.
-
-    `priority` is the class in which its runs wait; an empty `deliver_to` means every destination.
-    """
-
-    use: Annotated[str, _CLASS]
-    when: Annotated[Condition, parse]
-    priority: Annotated[Priority, member(Priority)] = Priority.ROUTINE
-    deliver_to: Annotated[tuple[str, ...], list_of(text)] = ()
-    options: Annotated[Table, table] = field(default_factory=dict)
-
-    def build(self) -> Pipeline:
-        """Return the pipeline with its options."""
-        return cast(Pipeline, _import_class(self.use)(**self.options))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TriageRule:
-    """A finding (meaning or code value) that is present earns this class; `at_least` asks for more of it.
-
-    Present is what reaches the threshold of the model's card and is not uncertain, so a lower `at_least` asks
-    for nothing.
-    """
-
-    finding: Annotated[str, text]
-    at_least: Annotated[float, number(0, 1)] = 0.0
-    priority: Annotated[Priority, member(Priority)]
-
-
-def _object_kinds(value: object, key: str) -> tuple[Kind, ...]:
-    """Check the name of a preset, or a list of kinds of object."""
-    if isinstance(value, str):
-        return PRESETS[one_of(*PRESETS)(value, key)]
-    return tuple(dict.fromkeys(filled(list_of(member(Kind)))(value, key)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DestinationSettings:
-    """An archive that takes results, which objects it gets in which form, and how long it is tried."""
-
-    host: Annotated[str, host_name]
-    port: Port
-    ae_title: Annotated[str, valid_ae_title]
-    calling_ae_title: Annotated[str, valid_ae_title] = "SIGHTLINE"
-    objects: Annotated[tuple[Kind, ...], _object_kinds] = STANDARD_KINDS
-    report_class: Annotated[ReportClass, member(ReportClass)] = ReportClass.COMPREHENSIVE_3D
-    segmentation_type: Annotated[SegmentationType, member(SegmentationType)] = SegmentationType.BINARY
-    omit_empty_frames: Annotated[bool, boolean] = True
-    max_frames: Annotated[int, integer(0, 1_000_000)] = 0
-    timeout_s: Annotated[float, number(1, 3600)] = 30.0
-    max_attempts: Annotated[int, integer(1, 100_000)] = 300
-
-    @property
-    def profile(self) -> Profile:
-        """What the archive takes."""
-        return Profile(
-            kinds=self.objects,
-            report_class=self.report_class,
-            segmentation_type=self.segmentation_type,
-            omit_empty_frames=self.omit_empty_frames,
-            max_frames=self.max_frames,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkflowSettings:
-    """How many studies are worked on at a time, and where their state is kept."""
-
-    workers: Annotated[int, integer(1, 256)] = 1
-    database: Annotated[str, _DATABASE] = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebSettings:
-    """Where the metrics and the health pages are served."""
-
-    host: Annotated[str, host_name] = "127.0.0.1"
-    port: Port = 8080
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogSettings:
-    """How much is logged, and to which file; an empty path is standard error."""
-
-    level: Annotated[str, one_of("debug", "info", "warning", "error")] = "info"
-    path: Annotated[str, matching(r"[^\0]*", "the name of a file, or nothing for standard error")] = ""
-
-
-DEFAULT_PIPELINES: Mapping[str, tuple[str, Mapping[str, object]]] = {
-    "chest_xray": ("node.pipelines.chest_xray:ChestXray", {"modality": ["CR", "DX"]}),
-    "chest_ct": ("node.pipelines.chest_ct:ChestCt", {"modality": ["CT"], "is_localizer": False}),
-    "slide_tumor": ("node.pipelines.slide_tumor:SlideTumor", {"modality": ["SM"], "is_localizer": False}),
-}
-
-
-def _default_pipelines() -> Mapping[str, PipelineSettings]:
-    return {
-        name: PipelineSettings(use=use, when=parse(when)) for name, (use, when) in DEFAULT_PIPELINES.items()
-    }
-
-
-DEFAULT_TRIAGE = (
-    TriageRule(finding="Pneumonia", priority=Priority.URGENT),
-    TriageRule(finding="Pneumonia", at_least=0.9, priority=Priority.STAT),
-    TriageRule(finding="Malignant", priority=Priority.URGENT),
-    TriageRule(finding="Tumor", priority=Priority.URGENT),
+from node.settings import (
+    CLASS,
+    REPOSITORY,
+    Configuration,
+    ReceiveSettings,
+    WebSettings,
+    default_pipelines,
+    import_class,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """Everything a node can be told; built without arguments it is the embedded default."""
-
-    data: Annotated[Path, path] = Path("sightline-data")
-    receive: Annotated[ReceiveSettings, section(ReceiveSettings)] = ReceiveSettings()
-    assembly: Annotated[AssemblySettings, section(AssemblySettings)] = AssemblySettings()
-    engine: Annotated[EngineSettings, section(EngineSettings)] = EngineSettings()
-    pipelines: Annotated[Mapping[str, PipelineSettings], table_of(section(PipelineSettings), _NAME)] = field(
-        default_factory=_default_pipelines
-    )
-    triage: Annotated[tuple[TriageRule, ...], list_of(section(TriageRule))] = DEFAULT_TRIAGE
-    destinations: Annotated[
-        Mapping[str, DestinationSettings], table_of(section(DestinationSettings), _NAME)
-    ] = field(default_factory=dict)
-    workflow: Annotated[WorkflowSettings, section(WorkflowSettings)] = WorkflowSettings()
-    web: Annotated[WebSettings, section(WebSettings)] = WebSettings()
-    log: Annotated[LogSettings, section(LogSettings)] = LogSettings()
 
 
 def load(path: Path | None) -> Configuration:
@@ -304,7 +97,7 @@ def _with_repository(configuration: Configuration) -> Configuration:
 
 def _reference_problems(given: Table) -> Iterator[str]:
     destinations = tuple(_entry(given, "destinations"))
-    pipelines = tuple(_entry(given, "pipelines") if "pipelines" in given else _default_pipelines())
+    pipelines = tuple(_entry(given, "pipelines") if "pipelines" in given else default_pipelines())
     for key, entry in _entries(given, "pipelines"):
         yield from _unknown_names(entry, join(key, "deliver_to"), destinations, "destination")
     for key, entry in _entries(_entry(given, "receive"), "application_entities"):
@@ -335,7 +128,7 @@ def _address_problems(given: Table) -> Iterator[str]:
 def _class_problems(given: Table) -> Iterator[str]:
     for key, entry in _entries(given, "pipelines"):
         try:
-            cls = _import_class(_CLASS(entry.get("use"), key))
+            cls = import_class(CLASS(entry.get("use"), key))
         except ConfigurationError:
             continue
         except (ImportError, AttributeError, SyntaxError, NameError, TypeError, ValueError, OSError) as error:
@@ -380,11 +173,6 @@ def _is_instance(value: object, hint: type | None) -> bool:
     if hint is None or hint not in _TYPE_WORDS or (hint is float and type(value) is int):
         return True
     return type(value) is hint
-
-
-def _import_class(use: str) -> type:
-    module, _, name = use.partition(":")
-    return cast(type, getattr(importlib.import_module(module), name))
 
 
 def _entry(given: Table, name: str) -> Table:

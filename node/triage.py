@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from node.config import TriageRule
 from node.domain.code import Code
 from node.domain.findings import Findings, Presence, Priority, Score
+from node.settings import TriageRule
 
 __all__ = ["TriageRule", "names", "prioritize"]
 

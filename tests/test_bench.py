@@ -16,12 +16,12 @@ from node.bench.inference import CONCURRENCIES, Amounts, Case, bench_inference, 
 from node.bench.volume_model import NAME, loaded_on, write_volume_model
 from node.bench.ways import BARE, BARE_QUIET, ENGINE, TRITON_MESSAGE, TRITON_SHARED, TRITON_WRITTEN, Figures
 from node.cli import app
-from node.config import EngineSettings
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
 from node.engines.triton import TritonEngine, TritonSettings
 from node.engines.triton_server import TritonServer
 from node.errors import ModelError
+from node.settings import EngineSettings
 from tests.models import arithmetic, card, config, graph, serve_by_python, step, write_model
 from tests.peers.triton import EXPLICIT, TRITON_REPO, Triton, make_triton
 

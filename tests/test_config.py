@@ -8,21 +8,19 @@ from pathlib import Path
 import pytest
 
 from node import config
-from node.config import (
+from node.config import check_configuration, load, load_usable
+from node.domain.conditions import parse
+from node.domain.findings import Priority
+from node.domain.profile import Profile, ReportClass, SegmentationType
+from node.errors import ConfigurationError
+from node.settings import (
     ApplicationEntitySettings,
     Configuration,
     DestinationSettings,
     PipelineSettings,
     ReceiveSettings,
     TriageRule,
-    check_configuration,
-    load,
-    load_usable,
 )
-from node.domain.conditions import parse
-from node.domain.findings import Priority
-from node.domain.profile import Profile, ReportClass, SegmentationType
-from node.errors import ConfigurationError
 
 PACS = 'host = "a"\nport = 104\nae_title = "A"\n'
 SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "sightline.toml"

@@ -6,7 +6,6 @@ import pytest
 from pydicom import dcmread
 
 from node.account import describe_study
-from node.config import TriageRule
 from node.domain.card import ModelCard, ModelClass, Requirement
 from node.domain.code import Code
 from node.domain.conditions import parse
@@ -26,6 +25,7 @@ from node.receive.folder import store_file
 from node.routing import Rule
 from node.samples.dicom import DxOptions, write_dx
 from node.samples.thorax import thorax_radiograph
+from node.settings import TriageRule
 from node.steps import FIRST_RETRY_S, LONGEST_RETRY_S, Outlet, Parts, Route, Steps, retry_delay_s
 from node.storage import Storage
 from node.telemetry import Metrics

@@ -11,13 +11,13 @@ import numpy as np
 
 from node.bench.volume_model import NAME, PROGRAM, loaded_on, write_volume_model
 from node.bench.ways import BARE, BARE_QUIET, ENGINE, TRITON_MESSAGE, TRITON_SHARED, Figures, Way, started
-from node.config import EngineSettings
 from node.engines.agreement import require_agreement
 from node.engines.repository import ModelConfig, ModelRepository
 from node.engines.triton_server import TritonServer
 from node.errors import ModelError, SightlineError
 from node.imaging.intensity import prepare_radiograph
 from node.samples.thorax import thorax_radiograph
+from node.settings import EngineSettings
 
 CONCURRENCIES = (1, 8)
 """Studies at a time: one, and as many as a busy hour brings."""

@@ -12,11 +12,11 @@ from typing import Any
 from node.bench.plain_store import running_store
 from node.bench.program import running
 from node.bench.ways import graphs_of
-from node.config import EngineSettings
 from node.engines.repository import ModelRepository
 from node.errors import ConfigurationError, ModelError
 from node.samples.ct_series import write_ct
 from node.samples.tomography import thorax_ct
+from node.settings import EngineSettings
 
 NODE, PLAIN = "node", "plain"
 WAYS = (NODE, PLAIN)

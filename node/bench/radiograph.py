@@ -15,7 +15,6 @@ from node.bench.clock import Clock
 from node.bench.latency_node import received
 from node.bench.relayed import Answers, RelayedEngine
 from node.bench.ways import graphs_of
-from node.config import EngineSettings
 from node.domain.findings import Findings, Priority
 from node.domain.profile import Profile
 from node.encode import EncodingContext, warm_up
@@ -27,6 +26,7 @@ from node.pipelines.chest_xray import ChestXray
 from node.samples.dicom import write_dx
 from node.samples.lesions import lesion_radiograph
 from node.samples.thorax import Radiograph
+from node.settings import EngineSettings
 
 SEED = 7
 ENLARGED = 4

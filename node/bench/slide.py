@@ -9,8 +9,8 @@ from typing import Any
 
 from node.bench.program import running
 from node.bench.slide_inputs import draw_slide, write_dicom, write_file
-from node.config import EngineSettings
 from node.engines.repository import ModelRepository
+from node.settings import EngineSettings
 
 READ, PREPARE, READY, INFER, WHOLE = "read", "prepare", "read_and_prepare", "infer", "whole"
 OPENSLIDE, JPEG = "openslide", "jpeg"

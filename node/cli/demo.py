@@ -18,7 +18,7 @@ from node.app import Node, running
 from node.cli.output import AsJson, ConfigurationFile, Progression, complain, print_json, say
 from node.cli.publish import print_accounts, publish
 from node.cli.send import parse_address
-from node.config import Configuration, DestinationSettings, load
+from node.config import load
 from node.deliver.dimse import Peer, send_files
 from node.errors import TransientError
 from node.index import Json
@@ -26,6 +26,7 @@ from node.receive.dimse import DimseListener
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.samples.demo import Sample, demo_samples
 from node.samples.dicom import fresh_uid
+from node.settings import Configuration, DestinationSettings
 from node.storage import Storage
 from node.telemetry import configure_logging
 

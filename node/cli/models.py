@@ -8,11 +8,12 @@ import typer
 
 from node.app import build_triton_engine
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
-from node.config import EngineSettings, load
+from node.config import load
 from node.engines.repository import ModelConfig, ModelRepository
 from node.engines.triton import TritonEngine
 from node.errors import ConfigurationError, ModelError, TransientError
 from node.index import Json
+from node.settings import EngineSettings
 
 TRITON = "triton"
 SHOWN_TENSORS = 3

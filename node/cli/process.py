@@ -15,7 +15,7 @@ from node.account import describe_runs
 from node.app import build_steps, open_index
 from node.cli.output import AsJson, ConfigurationFile, Progression, complain, print_json
 from node.cli.publish import print_accounts, publish, publish_slide, say_conversions
-from node.config import Configuration, load
+from node.config import load
 from node.domain.conditions import parse
 from node.domain.findings import Outcome
 from node.domain.progress import listening
@@ -24,6 +24,7 @@ from node.errors import ConfigurationError, DatasetError, PixelError
 from node.index import Index, Json
 from node.receive.folder import find_files, store_file
 from node.receive.slide_files import is_slide_file, store_slide
+from node.settings import Configuration
 from node.steps import Steps
 from node.storage import Storage
 from node.telemetry import Metrics, configure_logging

@@ -1,11 +1,44 @@
 """The database that the index is in: SQLite file or PostgreSQL."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from node.index.tables import METADATA
+
+Json = dict[str, Any]
+
+
+class Database:
+    """The tables of the index, and how they are read and changed: the classes over it know one part each."""
+
+    def __init__(self, url: str) -> None:
+        """Open the database at an SQLAlchemy URL, and make the tables that are missing."""
+        self._engine = open_database(url)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    @contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
+        """Give a connection for one transaction."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
+        """Return the statement that inserts a row, or updates all but its key and the columns to keep."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        key = [column.name for column in table.primary_key]
+        changed = {name: row[name] for name in row if name not in key and name not in set(keep)}
+        statement = dialect.insert(table).values(row)
+        if not changed:
+            return statement.on_conflict_do_nothing(index_elements=key)
+        return statement.on_conflict_do_update(index_elements=key, set_=changed)
 
 
 def open_database(url: str) -> sa.Engine:

@@ -1,0 +1,154 @@
+"""What came in, and which studies are open, queued or closed."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.domain.study import Instance
+from node.index.database import Database, Json
+from node.index.states import ANALYZED, QUEUED, RECEIVING, RETRYING
+from node.index.tables import (
+    INSTANCES,
+    IS_READ,
+    STUDIES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStudy:
+    """A study that still waits to be called complete; times are seconds since the epoch."""
+
+    study_instance_uid: str
+    last_received_at: float
+    retries: int
+    is_retry: bool
+    modalities: frozenset[str]
+
+
+class Arrivals(Database):
+    """Instances and the studies that they make."""
+
+    def record_instance(self, instance: Instance, received_at: float | None = None) -> None:
+        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one."""
+        at = time.time() if received_at is None else received_at
+        study = {
+            "study_instance_uid": instance.study_instance_uid,
+            "state": RECEIVING,
+            "first_received_at": at,
+            "last_received_at": at,
+        }
+        row = {column.name: getattr(instance, column.name, None) for column in INSTANCES.columns}
+        row |= {"path": str(instance.path), "received_at": at}
+        with self.connection() as connection:
+            connection.execute(self.upsert(INSTANCES, row, keep=["received_at"]))
+            uid = INSTANCES.c.sop_instance_uid == instance.sop_instance_uid
+            if connection.execute(sa.select(sa.literal(1)).where(uid, IS_READ)).first():
+                connection.execute(self.upsert(STUDIES, study, keep=["first_received_at"]))
+
+    def holds(self, instance: Instance) -> bool:
+        """Is this very instance (UID, bytes, AE title) known?"""
+        same = sa.and_(
+            INSTANCES.c.sop_instance_uid == instance.sop_instance_uid,
+            INSTANCES.c.sha256 == instance.sha256,
+            INSTANCES.c.called_ae_title == instance.called_ae_title,
+        )
+        with self.connection() as connection:
+            return connection.execute(sa.select(sa.literal(1)).where(same)).first() is not None
+
+    def paths(self) -> set[Path]:
+        """Return the file of every instance that is known."""
+        with self.connection() as connection:
+            return {Path(path) for path in connection.execute(sa.select(INSTANCES.c.path)).scalars()}
+
+    def open_studies(self) -> list[OpenStudy]:
+        """Return the studies that wait to be called complete, the longest waiting first."""
+        study = (STUDIES.c.study_instance_uid, STUDIES.c.last_received_at, STUDIES.c.retries)
+        query = (
+            sa.select(*study, STUDIES.c.state, INSTANCES.c.modality)
+            .join(INSTANCES, INSTANCES.c.study_instance_uid == STUDIES.c.study_instance_uid)
+            .where(STUDIES.c.state.in_([RECEIVING, RETRYING]), IS_READ)
+            .distinct()
+            .order_by(STUDIES.c.last_received_at)
+        )
+        modalities: dict[tuple[str, float, int, bool], set[str]] = {}
+        with self.connection() as connection:
+            for uid, last_received_at, retries, state, modality in connection.execute(query):
+                key = (uid, last_received_at, retries, state == RETRYING)
+                modalities.setdefault(key, set()).add(modality)
+        return [OpenStudy(*key, frozenset(values)) for key, values in modalities.items()]
+
+    def instances(self, study_instance_uid: str) -> list[Instance]:
+        """Return every instance of a study to read, in the order they came; a later revision comes later."""
+        query = (
+            sa.select(INSTANCES)
+            .where(INSTANCES.c.study_instance_uid == study_instance_uid, IS_READ)
+            .order_by(INSTANCES.c.received_at, INSTANCES.c.sop_instance_uid)
+        )
+        with self.connection() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [_instance(dict(row)) for row in rows]
+
+    def queue_study(self, study: OpenStudy, job_id: str, evidence: str) -> bool:
+        """Note that a job has the study; False when something arrived since it was looked at."""
+        unchanged = sa.and_(
+            STUDIES.c.study_instance_uid == study.study_instance_uid,
+            STUDIES.c.last_received_at == study.last_received_at,
+            STUDIES.c.retries == study.retries,
+        )
+        values = {"state": QUEUED, "job_id": job_id, "evidence": evidence}
+        with self.connection() as connection:
+            return connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount == 1
+
+    def queued_studies(self) -> list[tuple[str, str]]:
+        """Return the studies that a job has: UID and job."""
+        query = sa.select(STUDIES.c.study_instance_uid, STUDIES.c.job_id).where(STUDIES.c.state == QUEUED)
+        with self.connection() as connection:
+            return [(uid, job_id) for uid, job_id in connection.execute(query)]
+
+    def reopen_study(self, study_instance_uid: str) -> bool:
+        """Ask for the study to be read again; False where there is no such study."""
+        statement = (
+            sa.update(STUDIES)
+            .where(STUDIES.c.study_instance_uid == study_instance_uid)
+            .values(state=RETRYING, retries=STUDIES.c.retries + 1)
+        )
+        with self.connection() as connection:
+            return connection.execute(statement).rowcount == 1
+
+    def finish_study(self, study_instance_uid: str, job_id: str, outcome: str, reason: str) -> None:
+        """Note the outcome of a study that no pipeline reads."""
+        with self.connection() as connection:
+            self._close(connection, study_instance_uid, job_id, outcome=outcome, reason=reason)
+
+    def _close(self, connection: sa.Connection, study_instance_uid: str, job_id: str, **values: str) -> None:
+        """Close a study, unless it was opened again since the job began."""
+        current = sa.and_(
+            STUDIES.c.study_instance_uid == study_instance_uid,
+            STUDIES.c.job_id == job_id,
+            STUDIES.c.state == QUEUED,
+        )
+        connection.execute(sa.update(STUDIES).where(current).values(state=ANALYZED, **values))
+
+    def study_uids(self, limit: int = 1000) -> list[str]:
+        """Return the studies, the most recent first."""
+        query = (
+            sa.select(STUDIES.c.study_instance_uid).order_by(STUDIES.c.last_received_at.desc()).limit(limit)
+        )
+        with self.connection() as connection:
+            return list(connection.execute(query).scalars())
+
+    def study(self, study_instance_uid: str) -> Json | None:
+        """Return the row of a study, or None."""
+        query = sa.select(STUDIES).where(STUDIES.c.study_instance_uid == study_instance_uid)
+        with self.connection() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else dict(row)
+
+
+def _instance(row: Mapping[str, Any]) -> Instance:
+    names = [name for name in Instance.__dataclass_fields__ if name != "path"]
+    return Instance(path=Path(row["path"]), **{name: row[name] for name in names})

@@ -1,0 +1,118 @@
+"""What became of studies: runs, their objects, and what was kept back."""
+
+import time
+from collections.abc import Sequence, Set
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from node.index.database import Database, Json
+from node.index.states import PENDING
+from node.index.tables import (
+    DELIVERIES,
+    OBJECTS,
+    QUARANTINE,
+    RUNS,
+)
+
+
+class Outcomes(Database):
+    """Runs of pipelines, and the objects that they made."""
+
+    def record_run(self, run: Json) -> None:
+        """Record a run, or what is new of it; `run` has columns of the table by name."""
+        with self.connection() as connection:
+            connection.execute(self.upsert(RUNS, run))
+
+    def record_seconds(self, run_id: str, stage: str, seconds: float) -> None:
+        """Record how long one stage of a run took."""
+        at = RUNS.c.run_id == run_id
+        with self.connection() as connection:
+            known = connection.execute(sa.select(RUNS.c.seconds).where(at)).scalar_one()
+            merged = dict(known) | {stage: round(seconds, 3)}
+            connection.execute(sa.update(RUNS).where(at).values(seconds=merged))
+
+    def record_objects(self, run_id: str, objects: Sequence[Json]) -> None:
+        """Record the objects of a run, in place of earlier ones, each with its `destinations`."""
+        now = time.time()
+        uids = [item["sop_instance_uid"] for item in objects]
+        replaced = sa.select(OBJECTS.c.sop_instance_uid).where(
+            OBJECTS.c.run_id == run_id, OBJECTS.c.sop_instance_uid.not_in(uids)
+        )
+        with self.connection() as connection:
+            connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(replaced)))
+            connection.execute(sa.delete(OBJECTS).where(OBJECTS.c.sop_instance_uid.in_(replaced)))
+            for item in objects:
+                columns = {name: item[name] for name in item if name != "destinations"}
+                connection.execute(self.upsert(OBJECTS, {**columns, "run_id": run_id}))
+                for name in item["destinations"]:
+                    row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name, "at": now}
+                    statement = self.upsert(DELIVERIES, row | {"state": PENDING}, keep=["state", "at"])
+                    connection.execute(statement)
+
+    def record_quarantine(self, run_id: str, objects: Sequence[Json]) -> None:
+        """Record objects that broke a rule, each with its `violations`."""
+        with self.connection() as connection:
+            for item in objects:
+                connection.execute(self.upsert(QUARANTINE, {**item, "run_id": run_id}))
+
+    def superseded_objects(self, run_id: str) -> list[Json]:
+        """Return the objects of the last run before this one by the same pipeline over the same subject."""
+        mine = sa.select(RUNS).where(RUNS.c.run_id == run_id).subquery()
+        same = [RUNS.c[name] == mine.c[name] for name in ("study_instance_uid", "pipeline", "subject")]
+        earlier = (
+            sa.select(RUNS.c.run_id)
+            .where(*same, RUNS.c.planned_at < mine.c.planned_at)
+            .where(sa.exists().where(OBJECTS.c.run_id == RUNS.c.run_id))
+            .order_by(RUNS.c.planned_at.desc())
+            .limit(1)
+        )
+        query = sa.select(OBJECTS).where(OBJECTS.c.run_id == earlier.scalar_subquery())
+        with self.connection() as connection:
+            return [dict(row) for row in connection.execute(query.order_by(OBJECTS.c.kind)).mappings()]
+
+    def runs(self, job_id: str) -> list[Json]:
+        """Return the runs of a job, each with its `objects`, the `quarantined`, and what it `supersedes`."""
+        with self.connection() as connection:
+            query = sa.select(RUNS).where(RUNS.c.job_id == job_id).order_by(RUNS.c.pipeline, RUNS.c.run_id)
+            runs = [dict(row) for row in connection.execute(query).mappings()]
+        return [
+            {
+                **run,
+                "objects": self.objects(run["run_id"]),
+                "quarantined": self.quarantined(run["run_id"]),
+                "supersedes": [one["sop_instance_uid"] for one in self.superseded_objects(run["run_id"])],
+            }
+            for run in runs
+        ]
+
+    def quarantined(self, run_id: str) -> list[Json]:
+        """Return the objects of a run that broke a rule, each with its `violations`."""
+        query = sa.select(QUARANTINE).where(QUARANTINE.c.run_id == run_id).order_by(QUARANTINE.c.kind)
+        with self.connection() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def objects(self, run_id: str) -> list[Json]:
+        """Return the result objects of a run, each with its `deliveries`."""
+        query = sa.select(OBJECTS).where(OBJECTS.c.run_id == run_id).order_by(OBJECTS.c.kind)
+        with self.connection() as connection:
+            objects = [dict(row) for row in connection.execute(query).mappings()]
+            for item in objects:
+                same = DELIVERIES.c.sop_instance_uid == item["sop_instance_uid"]
+                rows = connection.execute(
+                    sa.select(DELIVERIES).where(same).order_by(DELIVERIES.c.destination)
+                )
+                item["deliveries"] = [dict(row) for row in rows.mappings()]
+        return objects
+
+    def result_paths(self, sop_instance_uids: Set[str]) -> dict[str, Path]:
+        """Return the files of those instances that are results of ours."""
+        query = sa.select(OBJECTS.c.sop_instance_uid, OBJECTS.c.path)
+        with self.connection() as connection:
+            rows = connection.execute(query.where(OBJECTS.c.sop_instance_uid.in_(sop_instance_uids)))
+            return {uid: Path(path) for uid, path in rows}
+
+    def run_ids_with_objects(self) -> set[str]:
+        """Return the runs whose objects are known."""
+        with self.connection() as connection:
+            return set(connection.execute(sa.select(OBJECTS.c.run_id).distinct()).scalars())
