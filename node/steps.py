@@ -19,11 +19,12 @@ import node
 from node import eligibility, routing, triage
 from node.account import describe_object, describe_region, describe_score
 from node.domain.card import ModelCard
+from node.domain.delivery import Reception
 from node.domain.findings import Algorithm, Findings, Outcome, Priority, Refusal
 from node.domain.profile import DEFAULT_PROFILE, Kind, Profile
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
 from node.encode import EncodingContext, Predecessor, warm_up
-from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
+from node.errors import ConformanceError, DatasetError, SightlineError, TransientError
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
 from node.interfaces import Destination, Engine, Pipeline, models_of
 from node.objects import Quarantined, make_objects
@@ -382,14 +383,14 @@ class Steps:
         """Return state and detail; the detail may quote the peer, and so stays out of the log."""
         if not items:
             return DELIVERED, ""
-        try:
-            self._parts.outlets[destination].destination.deliver([Path(item["path"]) for item in items])
-        except TransientError as error:
-            log.warning("delivery_postponed", destination=destination, error=type(error).__name__)
-            return PENDING, str(error)
-        except PermanentError as error:
-            log.warning("delivery_refused", destination=destination, error=type(error).__name__)
-            return UNDELIVERABLE, str(error)
+        receipts = self._parts.outlets[destination].destination.deliver(
+            [Path(item["path"]) for item in items]
+        )
+        for reception, state in ((Reception.POSTPONED, PENDING), (Reception.REFUSED, UNDELIVERABLE)):
+            for receipt in receipts:
+                if receipt.reception is reception:
+                    log.warning("delivery_failed", destination=destination, reception=reception)
+                    return state, receipt.reason
         return DELIVERED, ""
 
 

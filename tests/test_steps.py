@@ -9,12 +9,11 @@ from node.account import describe_study
 from node.domain.card import ModelCard, ModelClass, Requirement
 from node.domain.code import Code
 from node.domain.conditions import parse
+from node.domain.delivery import Receipt, Reception
 from node.domain.findings import Doubt, Priority
 from node.domain.profile import DEFAULT_PROFILE, Profile
 from node.encode import encode
 from node.errors import (
-    DeliveryRefusedError,
-    DestinationUnreachableError,
     EngineUnavailableError,
     ModelError,
     PixelError,
@@ -71,16 +70,17 @@ class AbsentEngine(GatedEngine):
 
 @dataclasses.dataclass
 class FakeDestination:
-    """Takes everything, or answers with the faults it was given, one a call."""
+    """Takes everything, or gives the receipts it was told to, one a call."""
 
     name: str = "pacs"
-    faults: list[Exception] = dataclasses.field(default_factory=list)
+    receipts: list[Receipt] = dataclasses.field(default_factory=list)
     taken: list[Path] = dataclasses.field(default_factory=list)
 
-    def deliver(self, paths: Sequence[Path]) -> None:
-        if self.faults:
-            raise self.faults.pop(0)
+    def deliver(self, paths: Sequence[Path]) -> list[Receipt]:
+        if self.receipts:
+            return [self.receipts.pop(0)] * len(paths)
         self.taken += paths
+        return [Receipt(Reception.ACCEPTED)] * len(paths)
 
     def check(self) -> None:
         """It is always there."""
@@ -360,7 +360,7 @@ def test_an_object_that_breaks_a_rule_is_kept_in_quarantine_and_the_study_says_w
 
 def test_delivery_is_tried_again_until_it_succeeds(bench):
     (run,) = bench.read(bench.receive("PA"))
-    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
+    bench.destination.receipts = [Receipt(Reception.POSTPONED, "cannot connect")]
 
     first = bench.steps.take("deliver", run, "pacs", 1)
     second = bench.steps.take("deliver", run, "pacs", 2)
@@ -374,7 +374,7 @@ def test_delivery_is_tried_again_until_it_succeeds(bench):
 def test_delivery_gives_up_after_the_last_attempt_and_says_so(bench):
     uid = bench.receive("PA")
     (run,) = bench.read(uid)
-    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
+    bench.destination.receipts = [Receipt(Reception.POSTPONED, "cannot connect")]
 
     answer = bench.steps.take("deliver", run, "pacs", 3)
 
@@ -385,7 +385,7 @@ def test_delivery_gives_up_after_the_last_attempt_and_says_so(bench):
 
 def test_a_refused_object_is_not_tried_again(bench):
     (run,) = bench.read(bench.receive("PA"))
-    bench.destination.faults = [DeliveryRefusedError("1.2.3", "SOP class not supported")]
+    bench.destination.receipts = [Receipt(Reception.REFUSED, "SOP class not supported")]
 
     answer = bench.steps.take("deliver", run, "pacs", 1)
 
