@@ -8,7 +8,7 @@ SightlineError
 │   ├── GeometryError           spacing, orientation or positions that contradict each other
 │   ├── ModelError              a model that is missing, damaged, or fed the wrong input
 │   ├── ConformanceError        a result that must not leave the node
-│   ├── DeliveryRefusedError    a destination that refuses the object for good
+│   ├── UnconfirmableError      a destination that cannot say what it holds
 │   └── StoreError              a store that holds something else than its index says
 └── TransientError            worth another try later
     ├── DestinationUnreachableError   no association, no answer, or "try later"
@@ -72,8 +72,8 @@ class StoreError(_UidError):
     """A file in the store is missing or is not what the index says."""
 
 
-class DeliveryRefusedError(_UidError):
-    """A destination refuses an object for good (SOP class, identifier, data set)."""
+class UnconfirmableError(_UidError):
+    """A destination (in place of the UID) has no way to say what it holds, or does not tell this node."""
 
 
 class DestinationUnreachableError(TransientError):

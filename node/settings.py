@@ -52,6 +52,14 @@ class ApplicationEntitySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentPeerSettings:
+    """Where a sender that asks for storage commitment is told of it."""
+
+    host: Annotated[str, host_name]
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
     """Where studies come in, from whom, and how much at a time."""
 
@@ -68,6 +76,9 @@ class ReceiveSettings:
         Mapping[str, ApplicationEntitySettings],
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
     ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
+    commitment_peers: Annotated[
+        Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
+    ] = field(default_factory=dict)
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:
@@ -149,6 +160,8 @@ class DestinationSettings:
     max_frames: Annotated[int, integer(0, 1_000_000)] = 0
     timeout_s: Annotated[float, number(1, 3600)] = 30.0
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
+    confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
+    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
 
     @property
     def profile(self) -> Profile:

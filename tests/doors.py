@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 
-from node.deliver.dimse import Peer
+from node.deliver.association import Peer
 from node.header import read_file_meta
 from node.receive.dimse import DimseListener
 from node.receive.settings import DimseListenerSettings

@@ -15,6 +15,7 @@ from node.domain.profile import Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
 from node.settings import (
     ApplicationEntitySettings,
+    CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
     PipelineSettings,
@@ -126,21 +127,21 @@ def test_the_shipped_file_says_the_defaults():
 
 
 def test_the_shipped_file_documents_every_key():
-    given = tomllib.loads(
-        re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    )
+    given = tomllib.loads(re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE))
 
     assert set(given) == names(Configuration)
     assert set(given["receive"]) == names(ReceiveSettings)
     assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
     assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
+    (peer,) = given["receive"]["commitment_peers"].values()
+    assert set(peer) == names(CommitmentPeerSettings)
     for section in ("assembly", "engine", "workflow", "web", "log"):
         assert set(given[section]) == names(type(getattr(Configuration(), section)))
 
 
 def test_the_commented_example_destination_is_valid_and_says_the_defaults():
-    text = re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
 
     (pacs,) = check_configuration(tomllib.loads(text)).destinations.values()
 

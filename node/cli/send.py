@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from node.cli.output import AsJson, Progression, print_json, print_table, say
-from node.deliver.dimse import Peer, send_files
+from node.deliver.association import Peer
+from node.deliver.dimse import send_files
 from node.deliver.summary import SentFile
 from node.errors import ConfigurationError
 from node.receive.folder import find_files
