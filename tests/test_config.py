@@ -127,9 +127,7 @@ def test_the_shipped_file_says_the_defaults():
 
 
 def test_the_shipped_file_documents_every_key():
-    given = tomllib.loads(
-        re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    )
+    given = tomllib.loads(re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE))
 
     assert set(given) == names(Configuration)
     assert set(given["receive"]) == names(ReceiveSettings)
