@@ -46,10 +46,12 @@ from node.settings import (
 from node.steps import Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
+from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
 from node.web import WebServer, application
 from node.workflow import Workflow
 
 DRAIN_S = 20
+DAY_S = 86_400
 MIB, GIB = 1 << 20, 1 << 30
 
 log = structlog.get_logger()
@@ -123,6 +125,7 @@ def build_destination(name: str, settings: DestinationSettings) -> DimseDestinat
         ae_title=settings.ae_title,
         calling_ae_title=settings.calling_ae_title,
         timeout_s=settings.timeout_s,
+        tls=client_context(settings.tls) if settings.tls else None,
     )
 
 
@@ -194,7 +197,9 @@ class Node:
             commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
         )
         web = application(self._exposition, self._unready)
-        self.web = WebServer(web, configuration.web.host, configuration.web.port)
+        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
+        self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
 
     def start(self) -> None:
@@ -208,6 +213,9 @@ class Node:
         self.assembler.start()
         self.listener.start()
         self._is_open = True
+        for use, seconds in self._certificate_seconds().items():
+            if seconds < SOON_DAYS * DAY_S:
+                log.warning("certificate_ends_soon", use=use, days=int(seconds // DAY_S))
         log.info("node_started", version=node.__version__)
 
     def stop(self) -> None:
@@ -269,6 +277,8 @@ class Node:
         for state, number in counts.items():
             self.metrics.studies_open.labels(state).set(number)
         self._note_deliveries()
+        for use, seconds in self._certificate_seconds().items():
+            self.metrics.tls_certificate_expiry_seconds.labels(use).set(seconds)
         self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
         return self.metrics.exposition()
 
@@ -280,6 +290,10 @@ class Node:
             age_s = max(0.0, time.time() - oldest[name]) if name in oldest else 0.0
             self.metrics.delivery_unconfirmed_age_seconds.labels(name).set(age_s)
         self.metrics.commitment_reports_owed.set(self.index.owed_commitments())
+
+    def _certificate_seconds(self) -> dict[str, float]:
+        """Return how long the certificates that were read at the start are good, by their use."""
+        return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _unready(self) -> list[str]:
         return [] if self._is_open else ["the node is starting or stopping"]

@@ -68,7 +68,12 @@ def check_configuration(given: Table) -> Configuration:
         configuration = section(Configuration)(given, "")
     except ConfigurationError as error:
         problems += error.problems
-    problems += [*_reference_problems(given), *_address_problems(given), *_class_problems(given)]
+    problems += [
+        *_reference_problems(given),
+        *_address_problems(given),
+        *_class_problems(given),
+        *_tls_problems(given),
+    ]
     if problems:
         raise ConfigurationError(problems)
     return _with_repository(configuration)
@@ -123,6 +128,18 @@ def _address_problems(given: Table) -> Iterator[str]:
             yield problem(
                 join(key, "port"), port, "an archive, not this node: results would come back as new studies"
             )
+
+
+def _tls_problems(given: Table) -> Iterator[str]:
+    """Give what secure connections lack: who shows a certificate needs one, who asks for one a CA."""
+    doors = [(name, _entry(given, name)) for name in ("receive", "web")]
+    for key, entry in [*doors, *_entries(given, "destinations")]:
+        tls, is_door = _entry(entry, "tls"), (key, entry) in doors
+        is_mutual = tls.get("mutual", True) is not False
+        if "tls" in entry and "certificate" not in tls and (is_door or is_mutual):
+            yield f"{key}.tls.certificate: missing – this side must show one"
+        if "tls" in entry and "ca" not in tls and is_door and is_mutual:
+            yield f"{key}.tls.ca: missing – it says whose certificates are accepted; or say mutual = false"
 
 
 def _class_problems(given: Table) -> Iterator[str]:

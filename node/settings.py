@@ -40,7 +40,23 @@ REPOSITORY = Path("triton_repo")
 Port = Annotated[int, integer(1, 65535)]
 NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
 CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
+VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 _DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """How a connection is secured; `mutual` asks both sides for a certificate.
+
+    `certificate` is our own, with those that lead to its authority behind it. Without `key`, the key is in
+    the same file; without `ca`, those authorities are trusted that the system trusts.
+    """
+
+    certificate: Annotated[Path | None, path] = None
+    key: Annotated[Path | None, path] = None
+    key_password_env: Annotated[str, VARIABLE] = ""
+    ca: Annotated[Path | None, path] = None
+    mutual: Annotated[bool, boolean] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +88,7 @@ class ReceiveSettings:
     accept_private_classes: Annotated[bool, boolean] = False
     max_used_percent: Annotated[float, number(1, 100)] = 90.0
     min_free_gib: Annotated[float, number(0, 1_000_000)] = 5.0
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
     application_entities: Annotated[
         Mapping[str, ApplicationEntitySettings],
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
@@ -162,6 +179,7 @@ class DestinationSettings:
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
     confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
     confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
     @property
     def profile(self) -> Profile:
@@ -189,6 +207,7 @@ class WebSettings:
 
     host: Annotated[str, host_name] = "127.0.0.1"
     port: Port = 8080
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

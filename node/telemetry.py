@@ -75,6 +75,11 @@ class Metrics:
         self.commitment_reports_owed = self._gauge(
             "commitment_reports_owed", "Requests for storage commitment that wait for the node's report"
         )
+        self.tls_certificate_expiry_seconds = self._gauge(
+            "tls_certificate_expiry_seconds",
+            "Seconds until a certificate of ours ends, less than 0 since",
+            "use",
+        )
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Free bytes where the data are")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

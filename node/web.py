@@ -1,5 +1,6 @@
 """What the node answers over HTTP: metrics and health."""
 
+import ssl
 import threading
 from collections.abc import Callable
 
@@ -37,10 +38,17 @@ def application(exposition: Callable[[], bytes], unready: Callable[[], list[str]
 class WebServer:
     """Serves an application from a thread of this process."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._address = f"{host}:{port}"
         settings = uvicorn.Config(
-            app, host=host, port=port, log_config=None, access_log=False, lifespan="off", ws="none"
+            app,
+            host=host,
+            port=port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            ssl_context_factory=(lambda *_: tls) if tls else None,
         )
         self._server = uvicorn.Server(settings)
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
