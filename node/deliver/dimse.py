@@ -12,6 +12,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
+from node.deliver import find
 from node.deliver.association import Peer, associate, echo
 from node.deliver.commitment import ask_commitment
 from node.deliver.find import find_instances
@@ -103,6 +104,14 @@ class DimseDestination:
     ) -> None:
         """Ask the archive to keep the objects; see CommittingDestination for what it raises."""
         ask_commitment(self.peer, objects, transaction_uid, on_report=on_report, has_answered=has_answered)
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return how many instances the archive says a study has; see `node.deliver.find`."""
+        return find.count_instances(self.peer, study_instance_uid)
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return how many instances the archive says each series has; see `node.deliver.find`."""
+        return find.count_by_series(self.peer, study_instance_uid)
 
 
 def _receipt(file: SentFile) -> Receipt:
