@@ -154,6 +154,7 @@ def _settings(
         "DicomCheckCalledAet": True,
         "DicomAlwaysAllowEcho": True,
         "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
         "UnknownSopClassAccepted": True,
         # A second copy of an instance must not pass unseen by replacing the first.
         "OverwriteInstances": False,
