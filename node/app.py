@@ -16,6 +16,7 @@ from node.assembly import Assembler
 from node.deliver.dimse import DimseDestination
 from node.disk import new_file
 from node.domain.study import Instance
+from node.doors import Notes, build_stow
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
@@ -145,7 +146,11 @@ class Node:
             on_refused=self._note_refused,
             on_release=self._note_release,
         )
-        web = application(self._exposition, self._unready)
+        notes = Notes(
+            on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
+        )
+        self.stow = build_stow(configuration.receive, self.storage, notes)
+        web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
         self.web = WebServer(web, configuration.web.host, configuration.web.port)
         self._is_open = False
 
@@ -157,12 +162,16 @@ class Node:
         self.workflow.launch(self.configuration.workflow.workers, self.configuration.destinations)
         self.assembler.start()
         self.listener.start()
+        if self.stow:
+            self.stow.start()
         self._is_open = True
         log.info("node_started", version=node.__version__)
 
     def stop(self) -> None:
         """Take nothing new, let what is under way finish for a while, close."""
         self._is_open = False
+        if self.stow:
+            self.stow.stop()
         self.listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)

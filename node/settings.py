@@ -39,6 +39,8 @@ REPOSITORY = Path("triton_repo")
 
 Port = Annotated[int, integer(1, 65535)]
 NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
+TITLE_OR_NONE = matching(r"((?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! ))?", "an AE title, or nothing for the first")
+VARIABLE_OR_NONE = matching(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable, or nothing")
 CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
 VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 _DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
@@ -68,6 +70,19 @@ class ApplicationEntitySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DicomwebSettings:
+    """What comes in by STOW-RS over the web server: for which AE title it counts, and how much at a time."""
+
+    is_enabled: Annotated[bool, boolean] = True
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
+    max_requests: Annotated[int, integer(1, 1000)] = 8
+    max_parts: Annotated[int, integer(1, 1_000_000)] = 10_000
+    max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
+    read_timeout_s: Annotated[float, number(0.1, 3600)] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
     """Where studies come in, from whom, and how much at a time."""
 
@@ -85,6 +100,11 @@ class ReceiveSettings:
         Mapping[str, ApplicationEntitySettings],
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
     ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
+    dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
+
+    def title(self, ae_title: str) -> str:
+        """Return the AE title that is meant where none is named: the first."""
+        return ae_title or next(iter(self.application_entities))
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:

@@ -17,6 +17,7 @@ from node.settings import (
     ApplicationEntitySettings,
     Configuration,
     DestinationSettings,
+    DicomwebSettings,
     PipelineSettings,
     ReceiveSettings,
     TlsSettings,
@@ -127,13 +128,12 @@ def test_the_shipped_file_says_the_defaults():
 
 
 def test_the_shipped_file_documents_every_key():
-    given = tomllib.loads(
-        re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    )
+    given = tomllib.loads(re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE))
 
     assert set(given) == names(Configuration)
     assert set(given["receive"]) == names(ReceiveSettings)
     assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
+    assert set(given["receive"]["dicomweb"]) == names(DicomwebSettings)
     assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
     for secured in (given["receive"], given["web"], given["destinations"]["pacs"]):
@@ -298,6 +298,12 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
             "[receive.application_entities.A]\nallow_callers = ['B\\C']",
             'receive.application_entities.A.allow_callers[0]: "B\\\\C" – expected an AE title',
         ),
+        (
+            '[receive.dicomweb]\nae_title = "SIGTHLINE"',
+            'receive.dicomweb.ae_title: "SIGTHLINE" – expected an AE title of the node (SIGHTLINE) '
+            "– did you mean SIGHTLINE?",
+        ),
+        ('[receive.dicomweb]\ntoken_env = "a b"', 'receive.dicomweb.token_env: "a b" – expected the name of'),
         (
             '[receive.application_entities.A]\npipelines = ["chest_xry"]',
             'receive.application_entities.A.pipelines[0]: "chest_xry" – expected a declared pipeline '
