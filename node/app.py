@@ -13,6 +13,8 @@ import structlog
 import node
 from node.account import describe_object
 from node.assembly import Assembler
+from node.config import read_secret
+from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
 from node.disk import new_file
 from node.domain.study import Instance
@@ -24,15 +26,16 @@ from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
-from node.interfaces import Engine
+from node.interfaces import Destination, Engine
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
-from node.settings import Configuration, DestinationSettings, EngineSettings, ReceiveSettings
+from node.settings import Configuration, DestinationSettings, EngineSettings, ReceiveSettings, TlsSettings
 from node.steps import Outlet, Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
+from node.tls import client_context
 from node.web import WebServer, application
 from node.workflow import Workflow
 
@@ -89,8 +92,16 @@ def home_of(data: Path) -> str:
     return path.read_text()
 
 
-def build_destination(name: str, settings: DestinationSettings) -> DimseDestination:
-    """Return one destination."""
+def build_destination(name: str, settings: DestinationSettings) -> Destination:
+    """Return one destination; raises ConfigurationError where the secret that it needs is not there."""
+    if settings.url:
+        return StowDestination(
+            name=name,
+            url=settings.url,
+            token=read_secret(settings.token_env, f"destinations.{name}.token_env"),
+            timeout_s=settings.timeout_s,
+            tls=client_context(settings.tls or TlsSettings()),
+        )
     return DimseDestination(
         name=name,
         host=settings.host,

@@ -81,6 +81,7 @@ def check_configuration(given: Table) -> Configuration:
     except ConfigurationError as error:
         problems += error.problems
     problems += [
+        *_destination_problems(given),
         *_reference_problems(given),
         *_title_problems(given),
         *_address_problems(given),
@@ -139,6 +140,20 @@ def _unknown_names(entry: Table, key: str, names: Iterable[str], kind: str) -> I
         if isinstance(name, str) and name not in names:
             expected = f"a declared {kind} ({', '.join(names) or 'there is none'})"
             yield problem(f"{key}[{index}]", name, expected + did_you_mean(name, names))
+
+
+def _destination_problems(given: Table) -> Iterator[str]:
+    """Give the destinations that are not reached in one way: over DICOM, or over DICOMweb."""
+    for key, entry in _entries(given, "destinations"):
+        is_web = bool(entry.get("url"))
+        needed = ("ae_title", "host", "port")
+        if is_web and any(name in entry for name in needed):
+            yield problem(join(key, "url"), entry["url"], "no url where host, port and ae_title are given")
+        for name in needed:
+            if not is_web and name not in entry:
+                yield f"{join(key, name)}: missing – this key must be given, or url"
+        if not is_web and entry.get("token_env"):
+            yield problem(join(key, "token_env"), entry["token_env"], "url: only DICOMweb takes a token")
 
 
 def _address_problems(given: Table) -> Iterator[str]:

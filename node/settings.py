@@ -41,6 +41,9 @@ Port = Annotated[int, integer(1, 65535)]
 NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
 TITLE_OR_NONE = matching(r"((?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! ))?", "an AE title, or nothing for the first")
 VARIABLE_OR_NONE = matching(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable, or nothing")
+WEB_ADDRESS = matching(
+    r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", 'an address such as "https://pacs:8443/dicom-web"'
+)
 CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
 VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 _DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
@@ -173,11 +176,16 @@ def _object_kinds(value: object, key: str) -> tuple[Kind, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSettings:
-    """An archive that takes results, which objects it gets in which form, and how long it is tried."""
+    """An archive that takes results, which objects it gets in which form, and how long it is tried.
 
-    host: Annotated[str, host_name]
-    port: Port
-    ae_title: Annotated[str, valid_ae_title]
+    It is reached at host, port and AE title, or at a `url` over DICOMweb.
+    """
+
+    host: Annotated[str, host_name] = ""
+    port: Port = 0
+    ae_title: Annotated[str, valid_ae_title] = ""
+    url: Annotated[str, WEB_ADDRESS] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
     calling_ae_title: Annotated[str, valid_ae_title] = "SIGHTLINE"
     objects: Annotated[tuple[Kind, ...], _object_kinds] = STANDARD_KINDS
     report_class: Annotated[ReportClass, member(ReportClass)] = ReportClass.COMPREHENSIVE_3D

@@ -325,7 +325,19 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         ),
         (
             '[destinations.a]\nhost = "a"\nport = 1',
-            "destinations.a.ae_title: missing – this key must be given",
+            "destinations.a.ae_title: missing – this key must be given, or url",
+        ),
+        (
+            f'[destinations.a]\n{PACS}url = "http://a/dicom-web"',
+            'destinations.a.url: "http://a/dicom-web" – expected no url where host, port and ae_title are',
+        ),
+        (
+            '[destinations.a]\nurl = "a/dicom-web"',
+            'destinations.a.url: "a/dicom-web" – expected an address such',
+        ),
+        (
+            f'[destinations.a]\n{PACS}token_env = "T"',
+            'destinations.a.token_env: "T" – expected url: only DICOMweb takes a token',
         ),
         (
             f'[destinations.a]\n{PACS}objects = ["finding_sr"]',

@@ -13,7 +13,7 @@ from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers.orthanc import DICOMWEB_PLUGIN, Orthanc, run_orthanc
 from tests.web_doors import WebDoor, opening_web
 
-TOKEN = "let me in"
+TOKEN = "let me in"  # noqa: S105    # of the test alone
 
 
 class Hospital(NamedTuple):
