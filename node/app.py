@@ -16,13 +16,16 @@ import structlog
 import node
 from node.account import describe_object
 from node.assembly import Assembler, Patience
+from node.config import read_secret
 from node.deliver.association import Peer
 from node.deliver.commitment import send_report
 from node.deliver.confirmation import Confirmation, note_report
+from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outbox, Outlet
 from node.disk import new_file
 from node.domain.study import Instance
+from node.doors import Notes, build_stow
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
@@ -44,6 +47,7 @@ from node.settings import (
     DestinationSettings,
     EngineSettings,
     ReceiveSettings,
+    TlsSettings,
 )
 from node.steps import Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
@@ -118,8 +122,16 @@ def home_of(data: Path) -> str:
     return path.read_text()
 
 
-def build_destination(name: str, settings: DestinationSettings) -> DimseDestination:
-    """Return one destination."""
+def build_destination(name: str, settings: DestinationSettings) -> DimseDestination | StowDestination:
+    """Return one destination; raises ConfigurationError where the secret that it needs is not there."""
+    if settings.url:
+        return StowDestination(
+            name=name,
+            url=settings.url,
+            token=read_secret(settings.token_env, f"destinations.{name}.token_env"),
+            timeout_s=settings.timeout_s,
+            tls=client_context(settings.tls or TlsSettings()),
+        )
     return DimseDestination(
         name=name,
         host=settings.host,
@@ -221,8 +233,12 @@ class Node:
             on_release=self._note_release,
             commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
         )
-        web = application(self._exposition, self._unready)
         tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        notes = Notes(
+            on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
+        )
+        self.stow = build_stow(configuration.receive, self.storage, notes)
+        web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
@@ -237,6 +253,8 @@ class Node:
         self.workflow.launch(self.configuration.workflow.workers)
         self.assembler.start()
         self.listener.start()
+        if self.stow:
+            self.stow.start()
         self._is_open = True
         for use, seconds in self._certificate_seconds().items():
             if seconds < SOON_DAYS * DAY_S:
@@ -246,6 +264,8 @@ class Node:
     def stop(self) -> None:
         """Take nothing new, let what is under way finish for a while, close."""
         self._is_open = False
+        if self.stow:
+            self.stow.stop()
         self.listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)

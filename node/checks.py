@@ -13,7 +13,7 @@ from node.app import build_destination, build_engine, open_index
 from node.config import load_usable
 from node.errors import EngineUnavailableError, SightlineError
 from node.interfaces import models_of
-from node.settings import Configuration
+from node.settings import Configuration, DestinationSettings
 from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
@@ -42,7 +42,7 @@ def check_machine(configuration: Configuration) -> Iterator[Check]:
     yield _checked("disk", lambda: _look_at_disk(configuration))
     yield _checked("clock", _look_at_clock)
     for name, settings in configuration.destinations.items():
-        yield _checked(f"destinations.{name}", build_destination(name, settings).check)
+        yield _checked(f"destinations.{name}", partial(_look_at_destination, name, settings))
 
 
 def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator[Check]:
@@ -113,6 +113,10 @@ def _look_at_disk(configuration: Configuration) -> None:
             f"{used_percent:.0f} % used, {usage.free / GIB:.1f} GiB free; the node refuses instances above "
             f"{limits.max_used_percent:.0f} % or below {limits.min_free_gib:g} GiB: make room"
         )
+
+
+def _look_at_destination(name: str, settings: DestinationSettings) -> None:
+    build_destination(name, settings).check()
 
 
 def _look_at_clock() -> None:

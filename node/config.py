@@ -4,6 +4,7 @@ The sections are in `node/settings.py`. What only the running machine knows (a p
 model, an unreachable destination) is not checked here.
 """
 
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -30,6 +31,17 @@ def load(path: Path | None) -> Configuration:
     Raises ConfigurationError with every problem of the file.
     """
     return check_configuration({} if path is None else _read(path))
+
+
+def read_secret(name: str, key: str) -> str:
+    """Return the secret in an environment variable, nothing without a name.
+
+    Raises ConfigurationError where the variable is not set.
+    """
+    secret = os.environ.get(name, "") if name else ""
+    if name and not secret:
+        raise ConfigurationError([problem(key, name, "an environment variable that is set, and not empty")])
+    return secret
 
 
 def load_usable(path: Path | None) -> tuple[Configuration, list[str]]:
@@ -69,7 +81,9 @@ def check_configuration(given: Table) -> Configuration:
     except ConfigurationError as error:
         problems += error.problems
     problems += [
+        *_destination_problems(given),
         *_reference_problems(given),
+        *_title_problems(given),
         *_address_problems(given),
         *_class_problems(given),
         *_tls_problems(given),
@@ -113,12 +127,37 @@ def _reference_problems(given: Table) -> Iterator[str]:
         yield from _unknown_names(entry, f"receive.{key}.pipelines", ("*", *pipelines), "pipeline")
 
 
+def _title_problems(given: Table) -> Iterator[str]:
+    """Give the doors that count for an AE title which the node has not."""
+    receive = _entry(given, "receive")
+    titles = tuple(_entry(receive, "application_entities") or ReceiveSettings().application_entities)
+    for key, door in [("dicomweb", _entry(receive, "dicomweb"))]:
+        title = door.get("ae_title")
+        if title and isinstance(title, str) and title not in titles:
+            expected = f"an AE title of the node ({', '.join(titles)})"
+            yield problem(f"receive.{key}.ae_title", title, expected + did_you_mean(title, titles))
+
+
 def _unknown_names(entry: Table, key: str, names: Iterable[str], kind: str) -> Iterator[str]:
     listed = entry.get(key.rpartition(".")[2])
     for index, name in enumerate(listed if isinstance(listed, list) else ()):
         if isinstance(name, str) and name not in names:
             expected = f"a declared {kind} ({', '.join(names) or 'there is none'})"
             yield problem(f"{key}[{index}]", name, expected + did_you_mean(name, names))
+
+
+def _destination_problems(given: Table) -> Iterator[str]:
+    """Give the destinations that are not reached in one way: over DICOM, or over DICOMweb."""
+    for key, entry in _entries(given, "destinations"):
+        is_web = bool(entry.get("url"))
+        needed = ("ae_title", "host", "port")
+        if is_web and any(name in entry for name in needed):
+            yield problem(join(key, "url"), entry["url"], "no url where host, port and ae_title are given")
+        for name in needed:
+            if not is_web and name not in entry:
+                yield f"{join(key, name)}: missing – this key must be given, or url"
+        if not is_web and entry.get("token_env"):
+            yield problem(join(key, "token_env"), entry["token_env"], "url: only DICOMweb takes a token")
 
 
 def _address_problems(given: Table) -> Iterator[str]:

@@ -39,6 +39,11 @@ REPOSITORY = Path("triton_repo")
 
 Port = Annotated[int, integer(1, 65535)]
 NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
+TITLE_OR_NONE = matching(r"((?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! ))?", "an AE title, or nothing for the first")
+VARIABLE_OR_NONE = matching(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable, or nothing")
+WEB_ADDRESS = matching(
+    r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", 'an address such as "https://pacs:8443/dicom-web"'
+)
 CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
 VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 _DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
@@ -76,6 +81,19 @@ class CommitmentPeerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DicomwebSettings:
+    """What comes in by STOW-RS over the web server: for which AE title it counts, and how much at a time."""
+
+    is_enabled: Annotated[bool, boolean] = True
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
+    max_requests: Annotated[int, integer(1, 1000)] = 8
+    max_parts: Annotated[int, integer(1, 1_000_000)] = 10_000
+    max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
+    read_timeout_s: Annotated[float, number(0.1, 3600)] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
     """Where studies come in, from whom, and how much at a time."""
 
@@ -96,6 +114,11 @@ class ReceiveSettings:
     commitment_peers: Annotated[
         Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
     ] = field(default_factory=dict)
+    dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
+
+    def title(self, ae_title: str) -> str:
+        """Return the AE title that is meant where none is named: the first."""
+        return ae_title or next(iter(self.application_entities))
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:
@@ -170,11 +193,16 @@ def _object_kinds(value: object, key: str) -> tuple[Kind, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSettings:
-    """An archive that takes results, which objects it gets in which form, and how long it is tried."""
+    """An archive that takes results, which objects it gets in which form, and how long it is tried.
 
-    host: Annotated[str, host_name]
-    port: Port
-    ae_title: Annotated[str, valid_ae_title]
+    It is reached at host, port and AE title, or at a `url` over DICOMweb.
+    """
+
+    host: Annotated[str, host_name] = ""
+    port: Port = 0
+    ae_title: Annotated[str, valid_ae_title] = ""
+    url: Annotated[str, WEB_ADDRESS] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
     calling_ae_title: Annotated[str, valid_ae_title] = "SIGHTLINE"
     objects: Annotated[tuple[Kind, ...], _object_kinds] = STANDARD_KINDS
     report_class: Annotated[ReportClass, member(ReportClass)] = ReportClass.COMPREHENSIVE_3D

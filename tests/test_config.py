@@ -18,6 +18,7 @@ from node.settings import (
     CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
+    DicomwebSettings,
     PipelineSettings,
     ReceiveSettings,
     TlsSettings,
@@ -133,6 +134,7 @@ def test_the_shipped_file_documents_every_key():
     assert set(given) == names(Configuration)
     assert set(given["receive"]) == names(ReceiveSettings)
     assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
+    assert set(given["receive"]["dicomweb"]) == names(DicomwebSettings)
     assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
     (peer,) = given["receive"]["commitment_peers"].values()
@@ -300,6 +302,12 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
             'receive.application_entities.A.allow_callers[0]: "B\\\\C" – expected an AE title',
         ),
         (
+            '[receive.dicomweb]\nae_title = "SIGTHLINE"',
+            'receive.dicomweb.ae_title: "SIGTHLINE" – expected an AE title of the node (SIGHTLINE) '
+            "– did you mean SIGHTLINE?",
+        ),
+        ('[receive.dicomweb]\ntoken_env = "a b"', 'receive.dicomweb.token_env: "a b" – expected the name of'),
+        (
             '[receive.application_entities.A]\npipelines = ["chest_xry"]',
             'receive.application_entities.A.pipelines[0]: "chest_xry" – expected a declared pipeline '
             "(*, chest_xray, chest_ct, slide_tumor) – did you mean chest_xray?",
@@ -320,7 +328,19 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         ),
         (
             '[destinations.a]\nhost = "a"\nport = 1',
-            "destinations.a.ae_title: missing – this key must be given",
+            "destinations.a.ae_title: missing – this key must be given, or url",
+        ),
+        (
+            f'[destinations.a]\n{PACS}url = "http://a/dicom-web"',
+            'destinations.a.url: "http://a/dicom-web" – expected no url where host, port and ae_title are',
+        ),
+        (
+            '[destinations.a]\nurl = "a/dicom-web"',
+            'destinations.a.url: "a/dicom-web" – expected an address such',
+        ),
+        (
+            f'[destinations.a]\n{PACS}token_env = "T"',
+            'destinations.a.token_env: "T" – expected url: only DICOMweb takes a token',
         ),
         (
             f'[destinations.a]\n{PACS}objects = ["finding_sr"]',
