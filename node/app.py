@@ -173,7 +173,7 @@ class Node:
 
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
-        self.storage.sweep()
+        self.storage.recover()
         self._reindex_objects()
         unknown = self.storage.instances(self.index.paths())
         arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]
