@@ -37,7 +37,7 @@ from node.index import DELIVERY_STATES, PENDING, Index, Json, sqlite_url
 from node.interfaces import Engine
 from node.quiet import RouteQuiet
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
-from node.receive.dimse import DimseListener, Ended
+from node.receive.dimse import DimseListener, Ended, Extras
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
@@ -231,7 +231,7 @@ class Node:
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
-            commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
+            extras=Extras(commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index))),
         )
         tls = server_context(configuration.web.tls) if configuration.web.tls else None
         notes = Notes(
@@ -278,7 +278,7 @@ class Node:
 
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
-        self.storage.sweep()
+        self.storage.recover()
         self._reindex_objects()
         unknown = self.storage.instances(self.index.paths())
         arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]
