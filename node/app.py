@@ -18,7 +18,7 @@ from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
 from node.disk import new_file
 from node.domain.study import Instance
-from node.doors import Notes, build_stow
+from node.doors import Notes, build_folders, build_stow
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
@@ -26,7 +26,7 @@ from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
-from node.interfaces import Destination, Engine
+from node.interfaces import Destination, Engine, Listener
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
@@ -161,6 +161,9 @@ class Node:
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
         )
         self.stow = build_stow(configuration.receive, self.storage, notes)
+        folders = build_folders(configuration.receive, self.storage, notes)
+        # In the order in which they open; the web server that serves STOW-RS does so before.
+        self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
         self.web = WebServer(web, configuration.web.host, configuration.web.port)
         self._is_open = False
@@ -172,18 +175,16 @@ class Node:
         self.steps.warm_up()
         self.workflow.launch(self.configuration.workflow.workers, self.configuration.destinations)
         self.assembler.start()
-        self.listener.start()
-        if self.stow:
-            self.stow.start()
+        for listener in self.listeners:
+            listener.start()
         self._is_open = True
         log.info("node_started", version=node.__version__)
 
     def stop(self) -> None:
         """Take nothing new, let what is under way finish for a while, close."""
         self._is_open = False
-        if self.stow:
-            self.stow.stop()
-        self.listener.stop()
+        for listener in reversed(self.listeners):
+            listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
         self.steps.close()

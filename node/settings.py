@@ -86,6 +86,17 @@ class DicomwebSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """A folder whose files come in, for which AE title they count, and what is done with them then."""
+
+    path: Annotated[Path, path]
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    settle_s: Annotated[float, number(0, 3600)] = 2.0
+    poll_s: Annotated[float, number(0.05, 3600)] = 1.0
+    after: Annotated[str, one_of("move", "delete")] = "move"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
     """Where studies come in, from whom, and how much at a time."""
 
@@ -104,6 +115,9 @@ class ReceiveSettings:
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
     ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
     dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
+    folders: Annotated[Mapping[str, FolderSettings], table_of(section(FolderSettings), NAME)] = field(
+        default_factory=dict
+    )
 
     def title(self, ae_title: str) -> str:
         """Return the AE title that is meant where none is named: the first."""
