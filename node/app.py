@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,11 +36,12 @@ from node.settings import Configuration, DestinationSettings, EngineSettings, Re
 from node.steps import Outlet, Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
-from node.tls import client_context
+from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
 from node.web import WebServer, application
 from node.workflow import Workflow
 
 DRAIN_S = 20
+DAY_S = 86_400
 MIB, GIB = 1 << 20, 1 << 30
 
 log = structlog.get_logger()
@@ -109,6 +111,7 @@ def build_destination(name: str, settings: DestinationSettings) -> Destination:
         ae_title=settings.ae_title,
         calling_ae_title=settings.calling_ae_title,
         timeout_s=settings.timeout_s,
+        tls=client_context(settings.tls) if settings.tls else None,
     )
 
 
@@ -165,7 +168,9 @@ class Node:
         # In the order in which they open; the web server that serves STOW-RS does so before.
         self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
-        self.web = WebServer(web, configuration.web.host, configuration.web.port)
+        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
+        self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
 
     def start(self) -> None:
@@ -178,6 +183,9 @@ class Node:
         for listener in self.listeners:
             listener.start()
         self._is_open = True
+        for use, seconds in self._certificate_seconds().items():
+            if seconds < SOON_DAYS * DAY_S:
+                log.warning("certificate_ends_soon", use=use, days=int(seconds // DAY_S))
         log.info("node_started", version=node.__version__)
 
     def stop(self) -> None:
@@ -237,8 +245,14 @@ class Node:
         self.metrics.deliveries_pending.set(counts.pop(PENDING))
         for state, number in counts.items():
             self.metrics.studies_open.labels(state).set(number)
+        for use, seconds in self._certificate_seconds().items():
+            self.metrics.tls_certificate_expiry_seconds.labels(use).set(seconds)
         self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
         return self.metrics.exposition()
+
+    def _certificate_seconds(self) -> dict[str, float]:
+        """Return how long the certificates that were read at the start are good, by their use."""
+        return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _unready(self) -> list[str]:
         return [] if self._is_open else ["the node is starting or stopping"]

@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 from cryptography import x509
 
 from node.errors import ConfigurationError, TlsError
-from node.settings import TlsSettings
+from node.settings import Configuration, TlsSettings
 
 T = TypeVar("T")
 
 # RFC 9325 section 4.2 for TLS 1.2; all ciphers of TLS 1.3 are of this kind, and OpenSSL lists them apart.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 SOON_DAYS = 30
+DOORS = frozenset({"receive", "web"})
 
 # OpenSSL's name of what went wrong, in words that tell an administrator where to look.
 _WORDS = {
@@ -53,8 +54,18 @@ class _ClientSocket(ssl.SSLSocket):
     Not in the handshake alone: in TLS 1.3 a server tells at the first read what it holds of our certificate.
     """
 
+    def connect(self, addr: Any) -> None:
+        """Connect, and shake hands."""
+        try:
+            self._noting(super().connect, addr)
+        except OSError:
+            self.close()  # pynetdicom forgets a socket that it could not connect
+            raise
+
     def do_handshake(self, block: bool = False) -> None:
         """Do the handshake."""
+        if isinstance(self.context, ClientContext):
+            self.context.refusal = ""
         self._noting(super().do_handshake, block)
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
@@ -146,6 +157,25 @@ def check_certificate(settings: TlsSettings, *, is_server: bool, soon_days: floa
         raise ConfigurationError([f"{path}: expired on {ends:%Y-%m-%d}"])
     if (days := (ends - now).days) < soon_days:
         raise ConfigurationError([f"{path}: expires on {ends:%Y-%m-%d}, in {days} days: renew it"])
+
+
+def tls_by_use(configuration: Configuration) -> dict[str, TlsSettings]:
+    """Return how each connection of a node is secured, by its section; those that are not are left out."""
+    sections: dict[str, TlsSettings | None] = {
+        "receive": configuration.receive.tls,
+        "web": configuration.web.tls,
+        **{f"destinations.{name}": one.tls for name, one in configuration.destinations.items()},
+    }
+    return {name: settings for name, settings in sections.items() if settings}
+
+
+def ends_by_use(configuration: Configuration) -> dict[str, datetime]:
+    """Return when the node's own certificates end, by the section that names them."""
+    return {
+        use: expires_at(settings.certificate)
+        for use, settings in tls_by_use(configuration).items()
+        if settings.certificate
+    }
 
 
 def _restrict(context: ssl.SSLContext) -> None:

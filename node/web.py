@@ -1,6 +1,7 @@
 """What the node answers over HTTP: metrics and health, and the routes that other parts bring."""
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,10 +73,17 @@ class _Protocol(H11Protocol):
 class WebServer:
     """Serves an application from a thread of this process."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._address = f"{host}:{port}"
         fixed: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
-        settings = uvicorn.Config(app, host=host, port=port, http=_Protocol, **fixed)
+        settings = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=_Protocol,
+            ssl_context_factory=(lambda *_: tls) if tls else None,
+            **fixed,
+        )
         self._server = uvicorn.Server(settings)
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._has_ended = threading.Event()

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -23,6 +23,7 @@ from node.header import (
     read_file_meta,
     read_sop_uids,
 )
+from node.tls import ClientContext
 
 log = structlog.get_logger()
 
@@ -55,11 +56,12 @@ class DimseDestination:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
+    tls: ClientContext | None = field(default=None, repr=False, compare=False)
 
     @property
     def peer(self) -> Peer:
         """Who is sent to."""
-        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s)
+        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s, self.tls)
 
     def check(self) -> None:
         """Raise DestinationUnreachableError unless the peer answers a C-ECHO."""
