@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import structlog
 
 import node
 from node.account import describe_object
-from node.assembly import Assembler
+from node.assembly import Assembler, Patience
 from node.config import read_secret
 from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
@@ -28,6 +29,7 @@ from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
 from node.interfaces import Destination, Engine, Listener
+from node.quiet import RouteQuiet
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
@@ -138,6 +140,29 @@ def build_steps(configuration: Configuration, storage: Storage, index: Index, me
     return Steps(parts)
 
 
+def build_assembler(configuration: Configuration, index: Index, workflow: Workflow) -> Assembler:
+    """Return the assembler with the archive and the quiet periods that the configuration names."""
+    settings = configuration.assembly
+    patience = Patience(
+        settle_s=settings.settle_period_s,
+        quiet_s=settings.quiet_period_s,
+        longest_s=settings.longest_wait_s,
+    )
+    own_s = {
+        name: entry.quiet_period_s
+        for name, entry in configuration.pipelines.items()
+        if entry.quiet_period_s is not None
+    }
+    rules = [Rule(name, entry.when) for name, entry in configuration.pipelines.items()]
+    quiet = RouteQuiet(index, rules, configuration.receive.scopes, own_s, patience.quiet_s) if own_s else None
+    archive = None
+    if settings.ask:
+        asked = configuration.destinations[settings.ask]
+        timeout_s = min(asked.timeout_s, settings.ask_timeout_s)
+        archive = build_destination(settings.ask, replace(asked, timeout_s=timeout_s))
+    return Assembler(index, patience, workflow.enqueue, quiet=quiet, archive=archive)
+
+
 class Node:
     """A whole node in this process: receiver, assembler, workers, web."""
 
@@ -152,7 +177,7 @@ class Node:
         self.steps = build_steps(configuration, self.storage, self.index, self.metrics)
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
-        self.assembler = Assembler(self.index, configuration.assembly.quiet_period_s, self.workflow.enqueue)
+        self.assembler = build_assembler(configuration, self.index, self.workflow)
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
@@ -237,8 +262,7 @@ class Node:
         self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()
 
     def _note_release(self, study_instance_uids: frozenset[str], *, ended: Ended) -> None:
-        if ended == "released":
-            self.assembler.note_release(study_instance_uids)
+        self.assembler.note_end(study_instance_uids, is_released=ended == "released")
 
     def _exposition(self) -> bytes:
         counts = self.index.counts()

@@ -119,6 +119,10 @@ def _reference_problems(given: Table) -> Iterator[str]:
     pipelines = tuple(_entry(given, "pipelines") if "pipelines" in given else default_pipelines())
     for key, entry in _entries(given, "pipelines"):
         yield from _unknown_names(entry, join(key, "deliver_to"), destinations, "destination")
+    asked = _entry(given, "assembly").get("ask")
+    if isinstance(asked, str) and asked and asked not in destinations:
+        expected = f"a declared destination ({', '.join(destinations) or 'there is none'}), or nothing"
+        yield problem("assembly.ask", asked, expected + did_you_mean(asked, destinations))
     for key, entry in _entries(_entry(given, "receive"), "application_entities"):
         yield from _unknown_names(entry, f"receive.{key}.pipelines", ("*", *pipelines), "pipeline")
 

@@ -134,6 +134,10 @@ class AssemblySettings:
     """When a study counts as complete."""
 
     quiet_period_s: Annotated[float, number(0, 86400)] = 10.0
+    settle_period_s: Annotated[float, number(0, 86400)] = 1.0
+    ask: Annotated[str, matching(r"[A-Za-z0-9_-]{0,64}", "the name of a destination, or nothing")] = ""
+    ask_timeout_s: Annotated[float, number(0.1, 3600)] = 5.0
+    longest_wait_s: Annotated[float, number(0, 86400)] = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,13 +158,15 @@ class EngineSettings:
 class PipelineSettings:
     """One pipeline: its class (`module:Class`) and that class's fields, and the series it wants.
 
-    `priority` is the class in which its runs wait; an empty `deliver_to` means every destination.
+    `priority` is the class in which its runs wait; an empty `deliver_to` means every destination. A quiet
+    period of its own takes the place of the one in `[assembly]`.
     """
 
     use: Annotated[str, CLASS]
     when: Annotated[Condition, parse]
     priority: Annotated[Priority, member(Priority)] = Priority.ROUTINE
     deliver_to: Annotated[tuple[str, ...], list_of(text)] = ()
+    quiet_period_s: Annotated[float | None, number(0, 86400)] = None
     options: Annotated[Table, table] = field(default_factory=dict)
 
     def build(self) -> Pipeline:

@@ -12,6 +12,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
+from node.deliver import find
 from node.deliver.association import Peer, associate, echo
 from node.deliver.summary import Answer, SendSummary, SentFile, answer_to
 from node.domain.delivery import Receipt, Reception, Reference
@@ -87,6 +88,14 @@ class DimseDestination:
     def confirm(self, objects: Sequence[Reference]) -> frozenset[str]:
         """Return which of the objects the archive holds; see Destination for what it raises."""
         raise UnconfirmableError(self.name, "not asked yet")
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return how many instances the archive says a study has; see `node.deliver.find`."""
+        return find.count_instances(self.peer, study_instance_uid)
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return how many instances the archive says each series has; see `node.deliver.find`."""
+        return find.count_by_series(self.peer, study_instance_uid)
 
 
 def _receipt(file: SentFile) -> Receipt:
