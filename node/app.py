@@ -4,9 +4,10 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -16,8 +17,12 @@ import node
 from node.account import describe_object
 from node.assembly import Assembler, Patience
 from node.config import read_secret
+from node.deliver.association import Peer
+from node.deliver.commitment import send_report
+from node.deliver.confirmation import Confirmation, note_report
 from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
+from node.deliver.outbox import Outbox, Outlet
 from node.disk import new_file
 from node.domain.study import Instance
 from node.doors import Notes, build_folders, build_stow
@@ -26,16 +31,25 @@ from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
 from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
+from node.errors import StoreError
 from node.feedback import read_feedback
-from node.index import PENDING, Index, sqlite_url
-from node.interfaces import Destination, Engine, Listener
+from node.index import DELIVERY_STATES, PENDING, Index, Json, sqlite_url
+from node.interfaces import Engine, Listener
 from node.quiet import RouteQuiet
+from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
-from node.settings import Configuration, DestinationSettings, EngineSettings, ReceiveSettings, TlsSettings
-from node.steps import Outlet, Parts, Route, Steps
+from node.settings import (
+    CommitmentPeerSettings,
+    Configuration,
+    DestinationSettings,
+    EngineSettings,
+    ReceiveSettings,
+    TlsSettings,
+)
+from node.steps import Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
 from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
@@ -58,6 +72,18 @@ def open_index(configuration: Configuration) -> Index:
     """Open the index of a node's data folder, making both where they are missing."""
     configuration.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Index(sqlite_url(index_path(configuration)))
+
+
+@contextmanager
+def opened_index(configuration: Configuration) -> Iterator[Index]:
+    """Open the index for a command; raises StoreError where no node has worked in the data folder."""
+    if not index_path(configuration).exists():
+        raise StoreError(str(configuration.data), "no node has worked in this data folder")
+    index = open_index(configuration)
+    try:
+        yield index
+    finally:
+        index.close()
 
 
 def build_engine(
@@ -96,7 +122,7 @@ def home_of(data: Path) -> str:
     return path.read_text()
 
 
-def build_destination(name: str, settings: DestinationSettings) -> Destination:
+def build_destination(name: str, settings: DestinationSettings) -> DimseDestination | StowDestination:
     """Return one destination; raises ConfigurationError where the secret that it needs is not there."""
     if settings.url:
         return StowDestination(
@@ -117,15 +143,17 @@ def build_destination(name: str, settings: DestinationSettings) -> Destination:
     )
 
 
-def build_steps(configuration: Configuration, storage: Storage, index: Index, metrics: Metrics) -> Steps:
+def build_steps(
+    configuration: Configuration,
+    storage: Storage,
+    index: Index,
+    metrics: Metrics,
+    on_finished: Callable[[], object] = lambda: None,
+) -> Steps:
     """Return the steps over everything that the configuration names."""
     routes = {
         name: Route(entry.build(), Rule(name, entry.when, entry.priority, entry.deliver_to))
         for name, entry in configuration.pipelines.items()
-    }
-    outlets = {
-        name: Outlet(build_destination(name, entry), entry.profile, entry.max_attempts)
-        for name, entry in configuration.destinations.items()
     }
     parts = Parts(
         index=index,
@@ -134,8 +162,9 @@ def build_steps(configuration: Configuration, storage: Storage, index: Index, me
         routes=routes,
         scopes=configuration.receive.scopes,
         triage_rules=configuration.triage,
-        outlets=outlets,
+        profiles={name: entry.profile for name, entry in configuration.destinations.items()},
         metrics=metrics,
+        on_finished=on_finished,
     )
     return Steps(parts)
 
@@ -163,6 +192,19 @@ def build_assembler(configuration: Configuration, index: Index, workflow: Workfl
     return Assembler(index, patience, workflow.enqueue, quiet=quiet, archive=archive)
 
 
+def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -> Outbox:
+    """Return the outbox over every destination that the configuration names."""
+    outlets = {
+        name: Outlet(
+            build_destination(name, entry),
+            entry.max_attempts,
+            Confirmation(entry.confirm, entry.confirm_timeout_s),
+        )
+        for name, entry in configuration.destinations.items()
+    }
+    return Outbox(index, outlets, metrics)
+
+
 class Node:
     """A whole node in this process: receiver, assembler, workers, web."""
 
@@ -174,16 +216,22 @@ class Node:
         limits = configuration.receive
         watermark = Watermark(limits.max_used_percent, int(limits.min_free_gib * GIB))
         self.storage = Storage(configuration.data, watermark)
-        self.steps = build_steps(configuration, self.storage, self.index, self.metrics)
+        self.outbox = build_outbox(configuration, self.index, self.metrics)
+        self.steps = build_steps(
+            configuration, self.storage, self.index, self.metrics, on_finished=self.outbox.wake
+        )
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = build_assembler(configuration, self.index, self.workflow)
+        peers = configuration.receive.commitment_peers
+        self.reporter = CommitmentReporter(self.index, peers, partial(_send_commitment_report, peers))
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
+            commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
         )
         notes = Notes(
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
@@ -203,7 +251,9 @@ class Node:
         self.web.start()
         self.reindex()
         self.steps.warm_up()
-        self.workflow.launch(self.configuration.workflow.workers, self.configuration.destinations)
+        self.outbox.start()
+        self.reporter.start()
+        self.workflow.launch(self.configuration.workflow.workers)
         self.assembler.start()
         for listener in self.listeners:
             listener.start()
@@ -220,6 +270,8 @@ class Node:
             listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
+        self.outbox.stop(DRAIN_S)
+        self.reporter.end()
         self.steps.close()
         self.web.stop()
         self.index.close()
@@ -271,12 +323,22 @@ class Node:
             self.metrics.studies_open.labels(state).set(number)
         for use, seconds in self._certificate_seconds().items():
             self.metrics.tls_certificate_expiry_seconds.labels(use).set(seconds)
+        self._note_deliveries()
         self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
         return self.metrics.exposition()
 
     def _certificate_seconds(self) -> dict[str, float]:
         """Return how long the certificates that were read at the start are good, by their use."""
         return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
+
+    def _note_deliveries(self) -> None:
+        counts, oldest = self.index.delivery_counts(), self.index.oldest_unconfirmed()
+        for name in {*self.configuration.destinations, *counts}:
+            for state in DELIVERY_STATES:
+                self.metrics.deliveries.labels(name, state).set(counts.get(name, {}).get(state, 0))
+            age_s = max(0.0, time.time() - oldest[name]) if name in oldest else 0.0
+            self.metrics.delivery_unconfirmed_age_seconds.labels(name).set(age_s)
+        self.metrics.commitment_reports_owed.set(self.index.owed_commitments())
 
     def _unready(self) -> list[str]:
         return [] if self._is_open else ["the node is starting or stopping"]
@@ -300,6 +362,18 @@ def _objects_in(run_folder: Path) -> list[ResultObject]:
     except (OSError, TypeError, ValueError) as fault:
         log.warning("run_folder_skipped", run_id=run_folder.name, error=type(fault).__name__)
         return []
+
+
+def _send_commitment_report(
+    peers: Mapping[str, CommitmentPeerSettings],
+    request: Json,
+    instances: Sequence[tuple[str, str]],
+    reason_by_uid: dict[str, int],
+) -> None:
+    """Tell who asked, under the AE title that it called, what is kept."""
+    title = request["ae_title"]
+    peer = Peer(peers[title].host, peers[title].port, title, request["called_ae_title"])
+    send_report(peer, request["transaction_uid"], instances, reason_by_uid)
 
 
 def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from node.domain.card import ModelCard
-from node.domain.delivery import Receipt, Reference
+from node.domain.delivery import CommitmentReport, Receipt, Reference
 from node.domain.findings import Findings, Priority
 from node.domain.study import Series
 
@@ -106,9 +106,14 @@ class CommittingDestination(Destination, Protocol):
     """A destination that can also be asked to take responsibility for what it got (storage commitment)."""
 
     def ask_commitment(
-        self, objects: Sequence[Reference], transaction_uid: str, *, has_answered: Callable[[], bool]
+        self,
+        objects: Sequence[Reference],
+        transaction_uid: str,
+        *,
+        on_report: Callable[[CommitmentReport], bool],
+        has_answered: Callable[[], bool],
     ) -> None:
-        """Ask; the archive's report goes to the node's listener, or comes before this returns.
+        """Ask; the archive's report goes to `on_report`, or by a connection of its own to the listener.
 
         Returns as soon as `has_answered`, and otherwise after a short wait. Raises
         DestinationUnreachableError where another try may help, and UnconfirmableError where the archive has

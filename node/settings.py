@@ -96,6 +96,13 @@ class FolderSettings:
     after: Annotated[str, one_of("move", "delete")] = "move"
 
 
+class CommitmentPeerSettings:
+    """Where a sender that asks for storage commitment is told of it."""
+
+    host: Annotated[str, host_name]
+    port: Port
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveSettings:
     """Where studies come in, from whom, and how much at a time."""
@@ -122,6 +129,10 @@ class ReceiveSettings:
     def title(self, ae_title: str) -> str:
         """Return the AE title that is meant where none is named: the first."""
         return ae_title or next(iter(self.application_entities))
+
+    commitment_peers: Annotated[
+        Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
+    ] = field(default_factory=dict)
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:
@@ -215,6 +226,8 @@ class DestinationSettings:
     timeout_s: Annotated[float, number(1, 3600)] = 30.0
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
     tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
+    confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
+    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
 
     @property
     def profile(self) -> Profile:

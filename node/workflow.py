@@ -1,10 +1,10 @@
-"""The durable story of a study: plan; then analyze and encode each run; then deliver to each destination.
+"""The durable story of a study: plan; then analyze and encode each run, and leave the results to the outbox.
 
 The one place that knows DBOS. A step's saved result is used again after a restart; a step that was cut off
 runs again. Names of workflows, steps and queues are stored formats: never rename one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -61,15 +61,12 @@ class Workflow:
             "log_level": "ERROR",
         }
 
-    def launch(self, workers: int, destinations: Iterable[str]) -> None:
-        """Take up what was left unfinished, and work: on `workers` runs, and one delivery a destination."""
+    def launch(self, workers: int) -> None:
+        """Take up what was left unfinished, and work on so many runs at a time."""
         DBOS(config=self._config)
         self._register()
         DBOS.launch()
-        concurrency = {STUDIES_QUEUE: 1, RUNS_QUEUE: workers} | {
-            _delivery_queue(name): 1 for name in destinations
-        }
-        for name, limit in concurrency.items():
+        for name, limit in ((STUDIES_QUEUE, 1), (RUNS_QUEUE, workers)):
             DBOS.register_queue(name, worker_concurrency=limit, polling_interval_sec=POLLING_INTERVAL_S)
         self._resume()
 
@@ -123,14 +120,9 @@ class Workflow:
         def read_run(run: Json) -> None:
             self._read_run(run)
 
-        @DBOS.workflow(name="deliver_result")
-        def deliver_result(run: Json, destination: str, attempt: int) -> None:
-            self._deliver_result(run, destination, attempt)
-
         self._function_by_name = {
             "read_study": read_study,
             "read_run": read_run,
-            "deliver_result": deliver_result,
         }
 
     def _read_study(self, study_instance_uid: str, job_id: str) -> None:
@@ -149,29 +141,14 @@ class Workflow:
                 DBOS.enqueue_workflow(RUNS_QUEUE, self._function_by_name["read_run"], run)
 
     def _read_run(self, run: Json) -> None:
-        """Analyze and encode one run, and queue the delivery to each of its destinations."""
+        """Analyze and encode one run; once it is finished the outbox sends what it made."""
         try:
             analysis = self._step("analyze", run)
         except DBOSMaxStepRetriesExceeded as error:
             reason = f"gave up after {ANALYSIS_ATTEMPTS} attempts{_last_words(error)}"
             analysis = self._step("give_up", run, reason)
         self._step("encode", run, analysis)
-        for name in run["destinations"]:
-            self._enqueue_delivery(run, name, attempt=1, delay_s=None)
         self._step("finish", run)
-
-    def _deliver_result(self, run: Json, destination: str, attempt: int) -> None:
-        result = self._step("deliver", run, destination, attempt)
-        if result["retry_in_s"] is not None:
-            self._enqueue_delivery(run, destination, attempt + 1, result["retry_in_s"])
-
-    def _enqueue_delivery(self, run: Json, destination: str, attempt: int, delay_s: float | None) -> None:
-        """Queue one attempt; it holds no worker while it waits, and holds no other destination up."""
-        job = {name: run[name] for name in ("run_id", "job_id", "study_instance_uid")}
-        workflow_id = derived_id(run["job_id"], run["run_id"], destination, attempt)
-        function = self._function_by_name["deliver_result"]
-        with SetWorkflowID(workflow_id), SetEnqueueOptions(delay_seconds=delay_s):
-            DBOS.enqueue_workflow(_delivery_queue(destination), function, job, destination, attempt)
 
     def _step(self, name: str, subject: str | Json, *arguments: Any) -> Any:
         """Run one step of a study or run, and save what it returns; an earlier result is used again."""
@@ -183,10 +160,6 @@ class Workflow:
                 "should_retry": _is_transient,
             }
         return DBOS.run_step(options, self._steps.take, name, subject, *arguments)
-
-
-def _delivery_queue(destination: str) -> str:
-    return f"deliver-{destination}"
 
 
 def _last_words(error: DBOSMaxStepRetriesExceeded) -> str:

@@ -15,6 +15,7 @@ from node.domain.profile import Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
 from node.settings import (
     ApplicationEntitySettings,
+    CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
     DicomwebSettings,
@@ -140,6 +141,8 @@ def test_the_shipped_file_documents_every_key():
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
     for secured in (given["receive"], given["web"], given["destinations"]["pacs"]):
         assert set(secured["tls"]) == names(TlsSettings)
+    (peer,) = given["receive"]["commitment_peers"].values()
+    assert set(peer) == names(CommitmentPeerSettings)
     for section in ("assembly", "engine", "workflow", "web", "log"):
         assert set(given[section]) == names(type(getattr(Configuration(), section)))
 

@@ -1,34 +1,20 @@
-"""`sightline studies`: what happened to a study, step by step; read it again."""
+"""`sightline studies`: what happened to a study, step by step; read it again, or no more."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from node.account import describe_study
-from node.app import index_path, open_index
+from node.app import opened_index
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
 from node.config import load
 from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
 from node.index import Index, Json
 
-app = typer.Typer(help="What happened to each study; read one again.", no_args_is_help=True)
+app = typer.Typer(help="What happened to each study; read one again, or no more.", no_args_is_help=True)
 StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]
-
-
-@contextmanager
-def _opened(config: Any) -> Iterator[Index]:
-    configuration = load(config)
-    if not index_path(configuration).exists():
-        raise StoreError(str(configuration.data), "no node has worked in this data folder")
-    index = open_index(configuration)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def _known(index: Index, uid: str) -> Json:
@@ -45,7 +31,7 @@ def list_studies(
     limit: Annotated[int, typer.Option(min=1, help="How many studies at most.")] = 1000,
 ) -> None:
     """List the studies, the most recent first: outcome, priority and where they stand."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         studies = [_known(index, uid) for uid in index.study_uids(limit)]
     if as_json:
         print_json({"studies": studies})
@@ -83,7 +69,7 @@ def top_finding(scores: list[Json]) -> str:
 @app.command("show")
 def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson = False) -> None:
     """Show one study: evidence, runs, scores, objects, deliveries, and every step with its time."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         study = _known(index, uid)
         events = index.events(uid)
     if as_json:
@@ -105,17 +91,25 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
             print_table(
                 ("region", "is", "says", "probability", "where"), list(map(_region_row, run["regions"]))
             )
-        print_table(("object", "delivered to", "file"), [_object_row(item) for item in run["objects"]])
+        print_table(
+            ("object", "delivered to", "confirmed by", "file"), [_object_row(item) for item in run["objects"]]
+        )
         if said := [_feedback_row(item, one) for item in run["objects"] for one in item["feedback"]]:
             print_table(("feedback", "on", "finding", "author", "received"), said)
         for item in run["quarantined"]:
             say(f"quarantined {item['kind']} {item['path']}: {'; '.join(item['violations'])}")
         if run["supersedes"]:
             say(f"supersedes {', '.join(run['supersedes'])}")
-    for one in study["undelivered"]:
-        say(f"{one['state']} to {one['destination']}: {one['detail']}")
+    _say_deliveries(study)
     say("")
     print_table(("time", "event", "what"), [_event_row(event) for event in events])
+
+
+def _say_deliveries(study: Json) -> None:
+    for one in study["undelivered"]:
+        say(f"{one['state']} to {one['destination']}: {one['detail']}")
+    for one in study["unconfirmed"]:
+        say(f"delivered to {one['destination']}, not confirmed: {one['detail']}")
 
 
 def _score_row(score: Json) -> list[str]:
@@ -137,7 +131,7 @@ def _region_row(region: Json) -> list[str]:
 
 
 def _object_row(item: Json) -> list[str]:
-    return [item["kind"], ", ".join(item["delivered_to"]), item["path"]]
+    return [item["kind"], ", ".join(item["delivered_to"]), ", ".join(item["confirmed_by"]), item["path"]]
 
 
 def _feedback_row(item: Json, said: Json) -> list[str]:
@@ -150,10 +144,23 @@ def _event_row(event: Json) -> list[str]:
     return [at, event["event"], ", ".join(f"{name} {value}" for name, value in event["fields"].items())]
 
 
+@app.command("cancel")
+def cancel_study(uid: StudyUid, config: ConfigurationFile = None) -> None:
+    """Have no more done about a study: what waits is not read, what was not sent is not delivered.
+
+    Instances that still come are stored and change nothing; `retry` has the study read after all.
+    """
+    with opened_index(load(config)) as index:
+        withdrawn = index.cancel_study(uid)
+        if withdrawn is None:
+            raise StoreError(uid, "no such study was received")
+    say(f"{uid} is cancelled; deliveries taken back: {withdrawn}")
+
+
 @app.command("retry")
 def retry_study(uid: StudyUid, config: ConfigurationFile = None) -> None:
     """Have a study planned, read and delivered again; the running node, or the next one, takes it up."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         if not index.reopen_study(uid):
             raise StoreError(uid, "no such study was received")
     say(f"{uid} will be read again")

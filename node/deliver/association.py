@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 
@@ -76,7 +78,7 @@ def associate(
     opened: list[socket.socket] = []
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _prepare_association, [peer.timeout_s, opened])]
     if on_report:
-        handlers.append((evt.EVT_N_EVENT_REPORT, on_report))
+        handlers.append((evt.EVT_N_EVENT_REPORT, _answer_report, [on_report]))
     try:
         association = entity.associate(
             peer.host,
@@ -95,6 +97,8 @@ def associate(
             raise DestinationUnreachableError(str(peer), refusal or _why(association, bool(opened)))
         yield association
     finally:
+        if isinstance(association.dimse, _Answers):
+            association.dimse.is_quiet.wait(peer.timeout_s)
         if association.is_established:
             association.release()
         # pynetdicom drops the socket of an association that its peer ended, and leaves it open.
@@ -108,6 +112,18 @@ class _Answers(DIMSEServiceProvider):
     All but N-EVENT-REPORT, which pynetdicom serves in a thread of its own.
     """
 
+    def __init__(self, association: Association) -> None:
+        super().__init__(association)
+        # Cleared while a report is being answered: to release then would leave it unanswered.
+        self.is_quiet = threading.Event()
+        self.is_quiet.set()
+
+    def send_msg(self, primitive: Any, context_id: int) -> None:
+        """Queue a message; the answer to a report ends what was to be answered."""
+        super().send_msg(primitive, context_id)
+        if isinstance(primitive, N_EVENT_REPORT):
+            self.is_quiet.set()
+
     def get_msg(self, block: bool = False) -> Any:
         """Return the next message; nothing to who does not wait for it.
 
@@ -115,6 +131,12 @@ class _Answers(DIMSEServiceProvider):
         a busy machine may look once more, take the answer for an unexpected request, and drop it.
         """
         return super().get_msg(block) if block else (None, None)
+
+
+def _answer_report(event: evt.Event, on_report: OnReport) -> tuple[int | Dataset, Dataset | None]:
+    if isinstance(event.assoc.dimse, _Answers):
+        event.assoc.dimse.is_quiet.clear()
+    return on_report(event)
 
 
 def _prepare_association(event: evt.Event, timeout_s: float, opened: list[socket.socket]) -> None:

@@ -77,6 +77,14 @@ class StowDestination:
         held = {uid for study, one in series for uid in find_instances(self.peer, study, one)}
         return frozenset(one.sop_instance_uid for one in objects) & held
 
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return how many instances the archive says a study has; see the function of this name."""
+        return count_instances(self.peer, study_instance_uid)
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return how many instances the archive says each series has; see the function of this name."""
+        return count_by_series(self.peer, study_instance_uid)
+
     def _deliver_batch(self, paths: Sequence[Path]) -> dict[Path, Receipt]:
         receipts: dict[Path, Receipt] = {}
         uid_by_path: dict[Path, str] = {}

@@ -14,9 +14,11 @@ from pynetdicom.association import Association
 
 from node.deliver import find
 from node.deliver.association import Peer, associate, echo
+from node.deliver.commitment import ask_commitment
+from node.deliver.find import find_instances
 from node.deliver.summary import Answer, SendSummary, SentFile, answer_to
-from node.domain.delivery import Receipt, Reception, Reference
-from node.errors import DatasetError, DestinationUnreachableError, UnconfirmableError
+from node.domain.delivery import CommitmentReport, Receipt, Reception, Reference
+from node.errors import DatasetError, DestinationUnreachableError
 from node.header import (
     FileMeta,
     encode_file_meta,
@@ -86,8 +88,22 @@ class DimseDestination:
         return [_receipt(by_path[path]) for path in paths]
 
     def confirm(self, objects: Sequence[Reference]) -> frozenset[str]:
-        """Return which of the objects the archive holds; see Destination for what it raises."""
-        raise UnconfirmableError(self.name, "not asked yet")
+        """Return which of the objects the archive finds; see Destination for what it raises."""
+        found: set[str] = set()
+        for study, series in {(one.study_instance_uid, one.series_instance_uid): None for one in objects}:
+            found |= find_instances(self.peer, study, series)
+        return frozenset(one.sop_instance_uid for one in objects if one.sop_instance_uid in found)
+
+    def ask_commitment(
+        self,
+        objects: Sequence[Reference],
+        transaction_uid: str,
+        *,
+        on_report: Callable[[CommitmentReport], bool],
+        has_answered: Callable[[], bool],
+    ) -> None:
+        """Ask the archive to keep the objects; see CommittingDestination for what it raises."""
+        ask_commitment(self.peer, objects, transaction_uid, on_report=on_report, has_answered=has_answered)
 
     def count_instances(self, study_instance_uid: str) -> int | None:
         """Return how many instances the archive says a study has; see `node.deliver.find`."""

@@ -1,5 +1,6 @@
 """What is said of an object on its way to an archive: which one it is, and what the archive answered."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,3 +29,12 @@ class Receipt:
 
     reception: Reception
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentReport:
+    """What an archive says of one transaction: what it keeps, and for each other object a Failure Reason."""
+
+    transaction_uid: str
+    committed: frozenset[str]
+    failed: Mapping[str, int]

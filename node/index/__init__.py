@@ -2,17 +2,35 @@
 
 from node.index.arrivals import OpenStudy
 from node.index.database import Json, sqlite_url
-from node.index.states import ANALYZED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, UNDELIVERABLE
+from node.index.deliveries import Delivery
+from node.index.states import (
+    ANALYZED,
+    CANCELLED,
+    CONFIRMED,
+    DELIVERED,
+    DELIVERY_STATES,
+    PENDING,
+    QUEUED,
+    RECEIVING,
+    RETRYING,
+    UNDELIVERABLE,
+    WITHDRAWN,
+)
 from node.index.store import Index
 
 __all__ = [
     "ANALYZED",
+    "CANCELLED",
+    "CONFIRMED",
     "DELIVERED",
+    "DELIVERY_STATES",
     "PENDING",
     "QUEUED",
     "RECEIVING",
     "RETRYING",
     "UNDELIVERABLE",
+    "WITHDRAWN",
+    "Delivery",
     "Index",
     "Json",
     "OpenStudy",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from node.domain.study import Instance
 from node.index.database import Database, Json
-from node.index.states import ANALYZED, QUEUED, RECEIVING, RETRYING
+from node.index.states import ANALYZED, CANCELLED, QUEUED, RECEIVING, RETRYING
 from node.index.tables import (
     INSTANCES,
     IS_READ,
@@ -34,7 +34,10 @@ class Arrivals(Database):
     """Instances and the studies that they make."""
 
     def record_instance(self, instance: Instance, received_at: float | None = None) -> None:
-        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one."""
+        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one.
+
+        A study that was cancelled stays so until it is asked for again.
+        """
         at = time.time() if received_at is None else received_at
         study = {
             "study_instance_uid": instance.study_instance_uid,
@@ -48,6 +51,11 @@ class Arrivals(Database):
             connection.execute(self.upsert(INSTANCES, row, keep=["received_at"]))
             uid = INSTANCES.c.sop_instance_uid == instance.sop_instance_uid
             if connection.execute(sa.select(sa.literal(1)).where(uid, IS_READ)).first():
+                cancelled = sa.and_(
+                    STUDIES.c.study_instance_uid == instance.study_instance_uid, STUDIES.c.state == CANCELLED
+                )
+                if connection.execute(sa.select(sa.literal(1)).where(cancelled)).first():
+                    return
                 connection.execute(self.upsert(STUDIES, study, keep=["first_received_at"]))
 
     def holds(self, instance: Instance) -> bool:
@@ -124,7 +132,7 @@ class Arrivals(Database):
         statement = (
             sa.update(STUDIES)
             .where(STUDIES.c.study_instance_uid == study_instance_uid)
-            .values(state=RETRYING, retries=STUDIES.c.retries + 1)
+            .values(state=RETRYING, retries=STUDIES.c.retries + 1, reason="")
         )
         with self.connection() as connection:
             return connection.execute(statement).rowcount == 1

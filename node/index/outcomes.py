@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from node.index.database import Database, Json
-from node.index.states import PENDING
+from node.index.states import PENDING, UNDELIVERABLE, WITHDRAWN
 from node.index.tables import (
     DELIVERIES,
     OBJECTS,
@@ -33,8 +33,12 @@ class Outcomes(Database):
             connection.execute(sa.update(RUNS).where(at).values(seconds=merged))
 
     def record_objects(self, run_id: str, objects: Sequence[Json]) -> None:
-        """Record the objects of a run, in place of earlier ones, each with its `destinations`."""
+        """Record the objects of a run, in place of earlier ones, each with its `destinations`.
+
+        What was given up or taken back of the same objects waits again: the run was asked for again.
+        """
         now = time.time()
+        new = {"state": PENDING, "at": now, "queued_at": now, "due_at": now}
         uids = [item["sop_instance_uid"] for item in objects]
         replaced = sa.select(OBJECTS.c.sop_instance_uid).where(
             OBJECTS.c.run_id == run_id, OBJECTS.c.sop_instance_uid.not_in(uids)
@@ -46,9 +50,12 @@ class Outcomes(Database):
                 columns = {name: item[name] for name in item if name != "destinations"}
                 connection.execute(self.upsert(OBJECTS, {**columns, "run_id": run_id}))
                 for name in item["destinations"]:
-                    row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name, "at": now}
-                    statement = self.upsert(DELIVERIES, row | {"state": PENDING}, keep=["state", "at"])
-                    connection.execute(statement)
+                    row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name}
+                    connection.execute(self.upsert(DELIVERIES, row | new, keep=new))
+            mine = DELIVERIES.c.sop_instance_uid.in_(uids)
+            ended = DELIVERIES.c.state.in_([WITHDRAWN, UNDELIVERABLE])
+            again = {**new, "attempts": 0, "detail": ""}
+            connection.execute(sa.update(DELIVERIES).where(mine, ended).values(again))
 
     def record_quarantine(self, run_id: str, objects: Sequence[Json]) -> None:
         """Record objects that broke a rule, each with its `violations`."""

@@ -28,8 +28,10 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    #
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from structlog.typing import FilteringBoundLogger
 
+from node.commitment import PUSH_MODEL
 from node.errors import ConfigurationError, DatasetError, OutOfResourcesError, SightlineError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta, Identifiers
+from node.receive.commitment import CommitmentDesk
 from node.receive.settings import DimseListenerSettings
 from node.receive.stream import DatasetStream
 from node.storage import InstanceWriter, Storage, Stored
@@ -88,12 +90,14 @@ class DimseListener:
         on_stored: Callable[[Stored], None],
         on_refused: Callable[[str, int], None],
         on_release: OnRelease,
+        commitment: CommitmentDesk | None = None,
     ) -> None:
         self._settings = settings
         self._storage = storage
         self._on_stored = on_stored
         self._on_refused = on_refused
         self._on_release = on_release
+        self._commitment = commitment
         self._server: _Server | None = None
         self._open = 0
         self._changed = threading.Condition()
@@ -115,6 +119,9 @@ class DimseListener:
             (evt.EVT_REJECTED, _log_rejected),
             (evt.EVT_C_STORE, self._store),
         ]
+        if self._commitment:
+            handlers.append((evt.EVT_N_ACTION, self._commitment.take_request))
+            handlers.append((evt.EVT_N_EVENT_REPORT, self._commitment.take_report))
         try:
             server = entity.make_server(
                 (settings.host, settings.port),
@@ -215,10 +222,16 @@ class DimseListener:
         for context in request.presentation_context_definition_list:
             sop_class = cast(UID, context.abstract_syntax)
             is_private = self._settings.accept_private_classes and sop_class.is_private
-            if sop_class == Verification or sop_class in STORAGE_CLASSES or is_private:
+            is_commitment = sop_class == PUSH_MODEL and self._commitment is not None
+            if sop_class == Verification or sop_class in STORAGE_CLASSES or is_private or is_commitment:
                 offered = [str(uid) for uid in context.transfer_syntax if uid in TRANSFER_SYNTAXES]
                 syntaxes_by_class.setdefault(str(sop_class), {}).update(dict.fromkeys(offered))
-        return [build_context(uid, list(syntaxes)) for uid, syntaxes in syntaxes_by_class.items() if syntaxes]
+        supported = [build_context(uid, list(given)) for uid, given in syntaxes_by_class.items() if given]
+        for context in supported:
+            if context.abstract_syntax == PUSH_MODEL:
+                # An archive that reports on an association of its own offers to be the provider there.
+                context.scu_role = context.scp_role = True
+        return supported
 
     # --- one instance
 
@@ -359,7 +372,7 @@ def _claim_for_storage(event: evt.Event) -> dict[UID, SOPClassCommonExtendedNego
     items = {}
     for context in event.assoc.acceptor.supported_contexts:
         sop_class = cast(UID, context.abstract_syntax)
-        if sop_class not in KNOWN_CLASSES and sop_class != Verification:
+        if sop_class not in KNOWN_CLASSES and sop_class not in (Verification, PUSH_MODEL):
             item = SOPClassCommonExtendedNegotiation()
             item.sop_class_uid = sop_class
             item.service_class_uid = STORAGE_SERVICE_CLASS
