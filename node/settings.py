@@ -96,6 +96,7 @@ class FolderSettings:
     after: Annotated[str, one_of("move", "delete")] = "move"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommitmentPeerSettings:
     """Where a sender that asks for storage commitment is told of it."""
 
@@ -126,13 +127,13 @@ class ReceiveSettings:
         default_factory=dict
     )
 
-    def title(self, ae_title: str) -> str:
-        """Return the AE title that is meant where none is named: the first."""
-        return ae_title or next(iter(self.application_entities))
-
     commitment_peers: Annotated[
         Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
     ] = field(default_factory=dict)
+
+    def title(self, ae_title: str) -> str:
+        """Return the AE title that is meant where none is named: the first."""
+        return ae_title or next(iter(self.application_entities))
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:
