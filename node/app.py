@@ -25,7 +25,7 @@ from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outbox, Outlet
 from node.disk import new_file
 from node.domain.study import Instance
-from node.doors import Notes, build_stow
+from node.doors import Notes, build_folders, build_stow
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
@@ -34,7 +34,7 @@ from node.engines.triton import TritonEngine, TritonSettings
 from node.errors import StoreError
 from node.feedback import read_feedback
 from node.index import DELIVERY_STATES, PENDING, Index, Json, sqlite_url
-from node.interfaces import Engine
+from node.interfaces import Engine, Listener
 from node.quiet import RouteQuiet
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Ended, Extras
@@ -169,19 +169,6 @@ def build_steps(
     return Steps(parts)
 
 
-def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -> Outbox:
-    """Return the outbox over every destination that the configuration names."""
-    outlets = {
-        name: Outlet(
-            build_destination(name, entry),
-            entry.max_attempts,
-            Confirmation(entry.confirm, entry.confirm_timeout_s),
-        )
-        for name, entry in configuration.destinations.items()
-    }
-    return Outbox(index, outlets, metrics)
-
-
 def build_assembler(configuration: Configuration, index: Index, workflow: Workflow) -> Assembler:
     """Return the assembler with the archive and the quiet periods that the configuration names."""
     settings = configuration.assembly
@@ -205,6 +192,19 @@ def build_assembler(configuration: Configuration, index: Index, workflow: Workfl
     return Assembler(index, patience, workflow.enqueue, quiet=quiet, archive=archive)
 
 
+def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -> Outbox:
+    """Return the outbox over every destination that the configuration names."""
+    outlets = {
+        name: Outlet(
+            build_destination(name, entry),
+            entry.max_attempts,
+            Confirmation(entry.confirm, entry.confirm_timeout_s),
+        )
+        for name, entry in configuration.destinations.items()
+    }
+    return Outbox(index, outlets, metrics)
+
+
 class Node:
     """A whole node in this process: receiver, assembler, workers, web."""
 
@@ -222,9 +222,9 @@ class Node:
         )
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
+        self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
         self.reporter = CommitmentReporter(self.index, peers, partial(_send_commitment_report, peers))
-        self.assembler = build_assembler(configuration, self.index, self.workflow)
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
@@ -233,12 +233,15 @@ class Node:
             on_release=self._note_release,
             extras=Extras(commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index))),
         )
-        tls = server_context(configuration.web.tls) if configuration.web.tls else None
         notes = Notes(
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
         )
         self.stow = build_stow(configuration.receive, self.storage, notes)
+        folders = build_folders(configuration.receive, self.storage, notes)
+        # In the order in which they open; the web server that serves STOW-RS does so before.
+        self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
+        tls = server_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
@@ -252,9 +255,8 @@ class Node:
         self.reporter.start()
         self.workflow.launch(self.configuration.workflow.workers)
         self.assembler.start()
-        self.listener.start()
-        if self.stow:
-            self.stow.start()
+        for listener in self.listeners:
+            listener.start()
         self._is_open = True
         for use, seconds in self._certificate_seconds().items():
             if seconds < SOON_DAYS * DAY_S:
@@ -264,9 +266,8 @@ class Node:
     def stop(self) -> None:
         """Take nothing new, let what is under way finish for a while, close."""
         self._is_open = False
-        if self.stow:
-            self.stow.stop()
-        self.listener.stop()
+        for listener in reversed(self.listeners):
+            listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
         self.outbox.stop(DRAIN_S)
@@ -320,11 +321,15 @@ class Node:
         self.metrics.deliveries_pending.set(counts.pop(PENDING))
         for state, number in counts.items():
             self.metrics.studies_open.labels(state).set(number)
-        self._note_deliveries()
         for use, seconds in self._certificate_seconds().items():
             self.metrics.tls_certificate_expiry_seconds.labels(use).set(seconds)
+        self._note_deliveries()
         self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
         return self.metrics.exposition()
+
+    def _certificate_seconds(self) -> dict[str, float]:
+        """Return how long the certificates that were read at the start are good, by their use."""
+        return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _note_deliveries(self) -> None:
         counts, oldest = self.index.delivery_counts(), self.index.oldest_unconfirmed()
@@ -334,10 +339,6 @@ class Node:
             age_s = max(0.0, time.time() - oldest[name]) if name in oldest else 0.0
             self.metrics.delivery_unconfirmed_age_seconds.labels(name).set(age_s)
         self.metrics.commitment_reports_owed.set(self.index.owed_commitments())
-
-    def _certificate_seconds(self) -> dict[str, float]:
-        """Return how long the certificates that were read at the start are good, by their use."""
-        return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _unready(self) -> list[str]:
         return [] if self._is_open else ["the node is starting or stopping"]

@@ -131,7 +131,7 @@ def _title_problems(given: Table) -> Iterator[str]:
     """Give the doors that count for an AE title which the node has not."""
     receive = _entry(given, "receive")
     titles = tuple(_entry(receive, "application_entities") or ReceiveSettings().application_entities)
-    for key, door in [("dicomweb", _entry(receive, "dicomweb"))]:
+    for key, door in [("dicomweb", _entry(receive, "dicomweb")), *_entries(receive, "folders")]:
         title = door.get("ae_title")
         if title and isinstance(title, str) and title not in titles:
             expected = f"an AE title of the node ({', '.join(titles)})"

@@ -1,4 +1,4 @@
-"""The doors beside the DICOM port, built from the configuration: STOW-RS."""
+"""The doors beside the DICOM port, built from the configuration: STOW-RS, and watched folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from node.config import read_secret
 from node.receive.dicomweb import StowListener, StowSettings
 from node.receive.dimse import OnRelease
+from node.receive.watched import FolderListener, FolderSettings
 from node.settings import ReceiveSettings
 from node.storage import Storage, Stored
 
@@ -46,3 +47,24 @@ def build_stow(receive: ReceiveSettings, storage: Storage, notes: Notes) -> Stow
         on_refused=notes.on_refused,
         on_release=notes.on_release,
     )
+
+
+def build_folders(receive: ReceiveSettings, storage: Storage, notes: Notes) -> list[FolderListener]:
+    """Return a listener for each folder to watch."""
+    return [
+        FolderListener(
+            FolderSettings(
+                name,
+                given.path,
+                receive.title(given.ae_title),
+                given.settle_s,
+                given.poll_s,
+                deletes=given.after == "delete",
+            ),
+            storage,
+            on_stored=notes.on_stored,
+            on_refused=notes.on_refused,
+            on_release=notes.on_release,
+        )
+        for name, given in receive.folders.items()
+    ]

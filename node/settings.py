@@ -73,14 +73,6 @@ class ApplicationEntitySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CommitmentPeerSettings:
-    """Where a sender that asks for storage commitment is told of it."""
-
-    host: Annotated[str, host_name]
-    port: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DicomwebSettings:
     """What comes in by STOW-RS over the web server: for which AE title it counts, and how much at a time."""
 
@@ -91,6 +83,25 @@ class DicomwebSettings:
     max_parts: Annotated[int, integer(1, 1_000_000)] = 10_000
     max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
     read_timeout_s: Annotated[float, number(0.1, 3600)] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """A folder whose files come in, for which AE title they count, and what is done with them then."""
+
+    path: Annotated[Path, path]
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    settle_s: Annotated[float, number(0, 3600)] = 2.0
+    poll_s: Annotated[float, number(0.05, 3600)] = 1.0
+    after: Annotated[str, one_of("move", "delete")] = "move"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentPeerSettings:
+    """Where a sender that asks for storage commitment is told of it."""
+
+    host: Annotated[str, host_name]
+    port: Port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +122,14 @@ class ReceiveSettings:
         Mapping[str, ApplicationEntitySettings],
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
     ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
+    dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
+    folders: Annotated[Mapping[str, FolderSettings], table_of(section(FolderSettings), NAME)] = field(
+        default_factory=dict
+    )
+
     commitment_peers: Annotated[
         Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
     ] = field(default_factory=dict)
-    dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
 
     def title(self, ae_title: str) -> str:
         """Return the AE title that is meant where none is named: the first."""
@@ -211,9 +226,9 @@ class DestinationSettings:
     max_frames: Annotated[int, integer(0, 1_000_000)] = 0
     timeout_s: Annotated[float, number(1, 3600)] = 30.0
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
     confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
     confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
-    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
     @property
     def profile(self) -> Profile:

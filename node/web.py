@@ -76,9 +76,14 @@ class WebServer:
     def __init__(self, app: Starlette, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._address = f"{host}:{port}"
         fixed: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
-        if tls:
-            fixed["ssl_context_factory"] = lambda *_: tls
-        settings = uvicorn.Config(app, host=host, port=port, http=_Protocol, **fixed)
+        settings = uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=_Protocol,
+            ssl_context_factory=(lambda *_: tls) if tls else None,
+            **fixed,
+        )
         self._server = uvicorn.Server(settings)
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._has_ended = threading.Event()

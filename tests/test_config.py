@@ -19,6 +19,7 @@ from node.settings import (
     Configuration,
     DestinationSettings,
     DicomwebSettings,
+    FolderSettings,
     PipelineSettings,
     ReceiveSettings,
     TlsSettings,
@@ -135,12 +136,13 @@ def test_the_shipped_file_documents_every_key():
     assert set(given["receive"]) == names(ReceiveSettings)
     assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
     assert set(given["receive"]["dicomweb"]) == names(DicomwebSettings)
+    assert set(given["receive"]["folders"]["inbox"]) == names(FolderSettings)
     assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
-    (peer,) = given["receive"]["commitment_peers"].values()
-    assert set(peer) == names(CommitmentPeerSettings)
     for secured in (given["receive"], given["web"], given["destinations"]["pacs"]):
         assert set(secured["tls"]) == names(TlsSettings)
+    (peer,) = given["receive"]["commitment_peers"].values()
+    assert set(peer) == names(CommitmentPeerSettings)
     for section in ("assembly", "engine", "workflow", "web", "log"):
         assert set(given[section]) == names(type(getattr(Configuration(), section)))
 
@@ -306,6 +308,11 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
             'receive.dicomweb.ae_title: "SIGTHLINE" – expected an AE title of the node (SIGHTLINE) '
             "– did you mean SIGHTLINE?",
         ),
+        (
+            '[receive.folders.a]\npath = "a"\nae_title = "B"',
+            'receive.folders.a.ae_title: "B" – expected an AE title of the node (SIGHTLINE)',
+        ),
+        ("[receive.folders.a]", "receive.folders.a.path: missing – this key must be given"),
         ('[receive.dicomweb]\ntoken_env = "a b"', 'receive.dicomweb.token_env: "a b" – expected the name of'),
         (
             '[receive.application_entities.A]\npipelines = ["chest_xry"]',

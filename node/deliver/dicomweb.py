@@ -78,11 +78,11 @@ class StowDestination:
         return frozenset(one.sop_instance_uid for one in objects) & held
 
     def count_instances(self, study_instance_uid: str) -> int | None:
-        """Return how many instances of a study the archive has; see the function of that name."""
+        """Return how many instances the archive says a study has; see the function of this name."""
         return count_instances(self.peer, study_instance_uid)
 
     def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
-        """Return how many instances each series of a study has; see the function of that name."""
+        """Return how many instances the archive says each series has; see the function of this name."""
         return count_by_series(self.peer, study_instance_uid)
 
     def _deliver_batch(self, paths: Sequence[Path]) -> dict[Path, Receipt]:
