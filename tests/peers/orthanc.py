@@ -120,17 +120,9 @@ class Orthanc:
 @contextmanager
 def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterator[Orthanc]:
     """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port)."""
-    program = need_program("Orthanc", "orthanc")
     dicom_port, http_port = free_ports(2)
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / "orthanc.json"
-    configuration.write_text(json.dumps(_settings(folder, dicom_port, http_port, peers), indent=2))
-    environment = os.environ | {"TCP_NODELAY": "1"}
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, configuration], stdout=log, stderr=log, cwd=folder, env=environment
-        )
     orthanc = Orthanc(dicom_port=dicom_port, http_port=http_port)
+    process = launch_orthanc(folder, orthanc, peers)
     try:
         wait_until(lambda: orthanc.answers() or process.poll() is not None, "Orthanc answers")
         assert process.poll() is None, (folder / "orthanc.log").read_text()
@@ -139,8 +131,22 @@ def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterato
         end_process(process)
 
 
+def launch_orthanc(
+    folder: Path, orthanc: Orthanc, peers: Mapping[str, tuple[str, str, int]]
+) -> subprocess.Popen[bytes]:
+    """Start Orthanc on its ports, with what its folder holds, and do not wait until it answers."""
+    program = need_program("Orthanc", "orthanc")
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "orthanc.json"
+    settings = _settings(folder, orthanc.port, orthanc.http_port, peers)
+    configuration.write_text(json.dumps(settings, indent=2))
+    environment = os.environ | {"TCP_NODELAY": "1"}
+    with (folder / "orthanc.log").open("ab") as log:
+        return subprocess.Popen([program, configuration], stdout=log, stderr=log, cwd=folder, env=environment)
+
+
 def _settings(
-    folder: Path, dicom_port: int, http_port: int, peers: dict[str, tuple[str, str, int]]
+    folder: Path, dicom_port: int, http_port: int, peers: Mapping[str, tuple[str, str, int]]
 ) -> dict[str, Any]:
     return {
         "Name": "archive of the tests",
