@@ -14,6 +14,8 @@ from tests.faults.scene import set_scene
 from tests.faults.verdict import find_problems
 from tests.faults.warm import Nursery, run_nursery
 
+LONGEST_LINE = 300
+
 
 def main() -> int:
     """Run the seeds; the exit status is 1 where one of them fails."""
@@ -76,7 +78,7 @@ def _say(result: dict[str, Any]) -> None:
     sys.stdout.write(f"seed {result['seed']}: {verdict} in {result['seconds']} s\n")
     if result["problems"]:
         for line in (*result["plan"], *result["done"], *result["problems"], result["folder"]):
-            sys.stdout.write(f"    {line}\n")
+            sys.stdout.write(f"    {line[:LONGEST_LINE]}\n")
     sys.stdout.flush()
 
 

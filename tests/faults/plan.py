@@ -1,4 +1,4 @@
-"""What happens in one run, drawn from one generator: a seed always gives the same studies and the same blows."""
+"""What happens in one run, drawn from one generator: a seed always gives the same of all."""
 
 import random
 from dataclasses import dataclass

@@ -15,6 +15,8 @@ from tests.synthetic.stack import make_stack
 
 SIDE_PX = 32
 
+Names = tuple[object, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Study:
@@ -41,23 +43,25 @@ def write_studies(plan: Plan, folder: Path) -> list[Study]:
 
 def _write(seed: int, study: StudyPlan, radiograph: Dataset, folder: Path) -> Study:
     folder.mkdir()
-    names = ("faults", seed, study.number)
-    datasets = _slices(study, names) if study.is_stack else _radiographs(study, names, radiograph)
-    paths = tuple(save(one, folder, f"{number}.dcm") for number, one in enumerate(datasets, 1))
+    write = _write_stack if study.is_stack else _write_radiographs
+    paths = tuple(write(study, ("faults", seed, study.number), radiograph, folder))
     early = study.images - study.late
     batches = tuple(batch for batch in (paths[:early], paths[early:]) if batch)
-    return Study(study, uid("study", *names), batches)
+    return Study(study, uid("study", "faults", seed, study.number), batches)
 
 
-def _slices(study: StudyPlan, names: tuple[object, ...]) -> Iterator[Dataset]:
-    return ct_slices(make_stack("axial", study.images, SIDE_PX, SIDE_PX), names)
+def _write_stack(study: StudyPlan, names: Names, _radiograph: Dataset, folder: Path) -> Iterator[Path]:
+    slices = ct_slices(make_stack("axial", study.images, SIDE_PX, SIDE_PX), names)
+    for number, dataset in enumerate(slices, 1):
+        yield save(dataset, folder, f"{number}.dcm")
 
 
-def _radiographs(study: StudyPlan, names: tuple[object, ...], radiograph: Dataset) -> Iterator[Dataset]:
-    for number in range(study.images):
+def _write_radiographs(study: StudyPlan, names: Names, radiograph: Dataset, folder: Path) -> Iterator[Path]:
+    for number in range(1, study.images + 1):
         radiograph.StudyInstanceUID = uid("study", *names)
         radiograph.SeriesInstanceUID = uid("series", *names)
         radiograph.SOPInstanceUID = uid("instance", *names, number)
         radiograph.file_meta.MediaStorageSOPInstanceUID = radiograph.SOPInstanceUID
-        radiograph.InstanceNumber = number + 1
-        yield radiograph
+        radiograph.InstanceNumber = number
+        radiograph.save_as(folder / f"{number}.dcm")
+        yield folder / f"{number}.dcm"
