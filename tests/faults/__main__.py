@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.faults.plan import make_plan
+from tests.faults.plan import STUDIES, Plan, make_plan
 from tests.faults.scene import set_scene
 from tests.faults.verdict import find_problems
 from tests.faults.warm import Nursery, run_nursery
@@ -22,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--studies", type=int, default=STUDIES, help="how many in each")
     parser.add_argument("--report", type=Path, help="a file for all of it as JSON")
     parser.add_argument("--folder", type=Path, help="where to work; what fails is kept there")
     arguments = parser.parse_args()
@@ -29,7 +30,7 @@ def main() -> int:
     results: list[dict[str, Any]] = []
     with run_nursery() as nursery:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            results.append(run_seed(seed, folder, nursery))
+            results.append(run_seed(make_plan(seed, arguments.studies), folder, nursery))
             if arguments.report:
                 arguments.report.write_text(json.dumps(_report(results), indent=1))
             _say(results[-1])
@@ -38,10 +39,9 @@ def main() -> int:
     return 0 if report["passed"] == report["seeds"] else 1
 
 
-def run_seed(seed: int, folder: Path, nursery: Nursery) -> dict[str, Any]:
-    """Return what came of one seed."""
-    plan, began = make_plan(seed), time.monotonic()
-    own = folder / f"seed-{seed}"
+def run_seed(plan: Plan, folder: Path, nursery: Nursery) -> dict[str, Any]:
+    """Return what came of the plan of one seed."""
+    began, own = time.monotonic(), folder / f"seed-{plan.seed}"
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
     done: list[str] = []
@@ -55,7 +55,7 @@ def run_seed(seed: int, folder: Path, nursery: Nursery) -> dict[str, Any]:
     if not problems:
         shutil.rmtree(own)
     return {
-        "seed": seed,
+        "seed": plan.seed,
         "seconds": round(time.monotonic() - began, 1),
         "plan": plan.lines(),
         "done": done,

@@ -4,11 +4,11 @@ import random
 from dataclasses import dataclass
 
 STUDIES, SENDERS = 20, 4
-SENDING_S = 3.0
-"""Within this time each study begins to be sent."""
+SENDING_S = 0.15
+"""Within so many seconds for each study, all have begun to be sent."""
 
-BLOWS_S = (0.2, 5.0)
-"""When blows fall, in seconds after all is up."""
+FIRST_BLOW_S, LAST_BLOW_S = 0.2, 0.25
+"""Blows fall from the first on, in seconds after all is up, to the last, in seconds for each study."""
 
 NODE, MAIN, CHILD, SENDER, ARCHIVE = "node", "main process", "child", "sender", "archive"
 WEIGHT_BY_TARGET = {NODE: 7, MAIN: 4, CHILD: 4, SENDER: 3, ARCHIVE: 4}
@@ -73,35 +73,37 @@ class Plan:
         return [*map(str, self.blows), *([full] if self.full_for_s else [])]
 
 
-def make_plan(seed: int) -> Plan:
-    """Return the plan of a seed."""
+def make_plan(seed: int, studies: int = STUDIES) -> Plan:
+    """Return the plan of a seed; with fewer studies it is another plan, and a shorter one."""
     draw = random.Random(seed)  # noqa: S311 - it must give the same again
-    studies = tuple(_study(draw, number) for number in range(STUDIES))
-    blows = sorted((_blow(draw, number) for number in range(draw.randint(3, 6))), key=lambda one: one.at_s)
+    blows_s = (FIRST_BLOW_S, FIRST_BLOW_S + LAST_BLOW_S * studies)
+    sent = tuple(_study(draw, number, SENDING_S * studies) for number in range(studies))
+    count = draw.randint(3, 6) if studies == STUDIES else 2
+    blows = [_blow(draw, number, blows_s, studies) for number in range(count)]
     is_full = draw.random() < 0.25
     return Plan(
         seed,
-        studies,
-        tuple(blows),
+        sent,
+        tuple(sorted(blows, key=lambda one: one.at_s)),
         is_compressed=draw.random() < 0.3,
-        full_at_s=draw.uniform(*BLOWS_S) if is_full else 0.0,
+        full_at_s=draw.uniform(*blows_s) if is_full else 0.0,
         full_for_s=draw.uniform(0.3, 1.5) if is_full else 0.0,
     )
 
 
-def _study(draw: random.Random, number: int) -> StudyPlan:
+def _study(draw: random.Random, number: int, within_s: float) -> StudyPlan:
     is_stack = draw.random() < 0.4
     images = draw.randint(3, 8) if is_stack else draw.randint(1, 2)
     late = draw.randint(1, images - 1) if images > 1 and draw.random() < 0.3 else 0
-    return StudyPlan(number, is_stack, images, late, number % SENDERS, draw.uniform(0, SENDING_S))
+    return StudyPlan(number, is_stack, images, late, number % SENDERS, draw.uniform(0, within_s))
 
 
-def _blow(draw: random.Random, number: int) -> Blow:
+def _blow(draw: random.Random, number: int, blows_s: tuple[float, float], studies: int) -> Blow:
     # The first is always the node's: a run without that would prove little.
     targets = list(WEIGHT_BY_TARGET)
     target = NODE if number == 0 else draw.choices(targets, [WEIGHT_BY_TARGET[one] for one in targets])[0]
-    at_s, chosen, pause_s = draw.uniform(*BLOWS_S), draw.random(), draw.uniform(0, 0.6)
+    at_s, chosen, pause_s = draw.uniform(*blows_s), draw.random(), draw.uniform(0, 0.6)
     if target in (SENDER, CHILD) or draw.random() < 0.4:
         return Blow(at_s, target, chosen, pause_s)
     event, step = draw.choice(MOMENTS)
-    return Blow(at_s, target, chosen, pause_s, event, step, draw.randint(1, STUDIES))
+    return Blow(at_s, target, chosen, pause_s, event, step, draw.randint(1, studies))
