@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
 from node.interfaces import Engine
-from node.receive.dimse import DimseListener, Ended
+from node.receive.dimse import DimseListener, Ended, Extras
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
@@ -33,7 +34,7 @@ from node.settings import Configuration, DestinationSettings, EngineSettings, Re
 from node.steps import Outlet, Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
-from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
+from node.tls import SOON_DAYS, client_context, door_context, ends_by_use
 from node.web import WebServer, application
 from node.workflow import Workflow
 
@@ -142,15 +143,18 @@ class Node:
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = Assembler(self.index, configuration.assembly.quiet_period_s, self.workflow.enqueue)
+        if receive_tls := configuration.receive.tls:
+            door_context(receive_tls)
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
+            extras=Extras(tls=partial(door_context, receive_tls) if receive_tls else None),
         )
         web = application(self._exposition, self._unready)
-        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        tls = door_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
         self._is_open = False

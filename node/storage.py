@@ -68,7 +68,7 @@ class InstanceWriter:
             self._file: BinaryIO = create_file(self._path)
             self._file.write(head)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append a piece of the encoded data set, exactly as it came."""
         with disk_errors():
             self._file.write(data)
