@@ -52,7 +52,7 @@ from node.settings import (
 from node.steps import Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
-from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
+from node.tls import SOON_DAYS, client_context, door_context, ends_by_use
 from node.web import WebServer, application
 from node.workflow import Workflow
 
@@ -225,13 +225,18 @@ class Node:
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
         self.reporter = CommitmentReporter(self.index, peers, partial(_send_commitment_report, peers))
+        if receive_tls := configuration.receive.tls:
+            door_context(receive_tls)
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
-            extras=Extras(commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index))),
+            extras=Extras(
+                commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
+                tls=partial(door_context, receive_tls) if receive_tls else None,
+            ),
         )
         notes = Notes(
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
@@ -241,7 +246,7 @@ class Node:
         # In the order in which they open; the web server that serves STOW-RS does so before.
         self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
-        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        tls = door_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
         self._is_open = False

@@ -21,7 +21,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    #
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from node.commitment import PUSH_MODEL
-from node.errors import ConfigurationError
+from node.errors import ConfigurationError, TlsError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.commitment import CommitmentDesk
 from node.receive.incoming import Reception, log_of, report, request_of
@@ -35,6 +35,7 @@ from node.receive.negotiation import (
 from node.receive.settings import DimseListenerSettings
 from node.receive.upper_layer import EventAssociation, LineLimits
 from node.storage import Storage, Stored
+from node.tls import accept
 
 # pynetdicom's own handlers format every message, data sets' identifiers among them, and cost half the rate.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -180,9 +181,9 @@ class DimseListener:
             self._connections += 1
         try:
             self._serve(handler)
-        except (ssl.SSLError, OSError) as fault:
-            reason = getattr(fault, "reason", None) or fault.strerror or type(fault).__name__
-            log.warning("connection_failed", host=handler.client_address[0], reason=reason)
+        except (TlsError, OSError) as fault:
+            reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+            log.warning("connection_refused", host=handler.client_address[0], reason=reason)
         finally:
             with self._changed:
                 self._connections -= 1
@@ -290,10 +291,10 @@ class _RequestHandler(RequestHandler):
             self.server.shutdown_request(self.request)
 
     def secure(self, tls: Callable[[], ssl.SSLContext] | None, timeout_s: float) -> None:
-        """Make the TLS handshake where there is to be one; raises OSError where it fails."""
+        """Make the TLS handshake where there is to be one; raises TlsError where it fails."""
         if tls:
             self.request.settimeout(timeout_s)
-            self.request = tls().wrap_socket(self.request, server_side=True)
+            self.request = accept(self.request, tls())
 
     def new_association(self, limits: LineLimits) -> EventAssociation:
         """Return the association over the connection, set up as the stock handler does."""
