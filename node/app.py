@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import itemgetter
@@ -13,25 +13,24 @@ import structlog
 
 import node
 from node.account import describe_object
-from node.deliver.confirmation import note_report
 from node.domain.study import Instance
-from node.doors import Notes, build_folders, build_stow
+from node.doors import build_folders, build_stow
 from node.feedback import read_feedback
-from node.index import DELIVERY_STATES, PENDING, sqlite_url
+from node.index import DELIVERY_STATES, PENDING, open_index, sqlite_url
 from node.interfaces import Listener
 from node.parts import (
     build_assembler,
     build_outbox,
     build_steps,
-    listener_settings,
-    open_index,
     send_commitment_report,
 )
-from node.receive.commitment import CommitmentDesk, CommitmentReporter
-from node.receive.dimse import DimseListener, Ended, Extras
+from node.receive.commitment import CommitmentReporter
+from node.receive.dimse import Ended
+from node.receive.processes import Notes
+from node.receiver import build_receiver, build_storage
 from node.results import MANIFEST, ResultObject, load_objects
 from node.settings import Configuration
-from node.storage import Storage, Stored, Watermark
+from node.storage import Stored
 from node.telemetry import Metrics
 from node.tls import SOON_DAYS, door_context, ends_by_use
 from node.web import WebServer, application
@@ -39,7 +38,6 @@ from node.workflow import Workflow
 
 DRAIN_S = 20
 DAY_S = 86_400
-GIB = 1 << 30
 
 log = structlog.get_logger()
 
@@ -51,10 +49,8 @@ class Node:
         """Build every part; no port opens and no work begins before `start`."""
         self.configuration = configuration
         self.metrics = Metrics()
-        self.index = open_index(configuration)
-        limits = configuration.receive
-        watermark = Watermark(limits.max_used_percent, int(limits.min_free_gib * GIB))
-        self.storage = Storage(configuration.data, watermark)
+        self.index = open_index(configuration.data)
+        self.storage = build_storage(configuration.data, configuration.receive)
         self.outbox = build_outbox(configuration, self.index, self.metrics)
         self.steps = build_steps(
             configuration, self.storage, self.index, self.metrics, on_finished=self.outbox.wake
@@ -66,20 +62,8 @@ class Node:
         self.reporter = CommitmentReporter(self.index, peers, partial(send_commitment_report, peers))
         if receive_tls := configuration.receive.tls:
             door_context(receive_tls)
-        self.listener = DimseListener(
-            listener_settings(configuration.receive),
-            self.storage,
-            on_stored=self._note_stored,
-            on_refused=self._note_refused,
-            on_release=self._note_release,
-            extras=Extras(
-                commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
-                tls=partial(door_context, receive_tls) if receive_tls else None,
-            ),
-        )
-        notes = Notes(
-            on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
-        )
+        notes = Notes(self._note_batch, self._note_refused, self._note_release)
+        self.listener = build_receiver(configuration, self.storage, self.index, notes)
         self.stow = build_stow(configuration.receive, self.storage, notes)
         folders = build_folders(configuration.receive, self.storage, notes)
         # In the order in which they open; the web server that serves STOW-RS does so before.
@@ -139,8 +123,13 @@ class Node:
             if rows := [describe_object(item) | {"destinations": []} for item in _objects_in(folder)]:
                 self.index.record_objects(folder.name, rows)
 
+    def _note_batch(self, stored: Sequence[Stored]) -> None:
+        """Have the index know what came in, all of it or nothing."""
+        with self.index.together():
+            for one in stored:
+                self._note_stored(one)
+
     def _note_stored(self, stored: Stored) -> None:
-        """Have the index know an instance before its sender reads Success."""
         if stored.is_new or not self.index.holds(stored.instance):
             self._record(stored.instance)
         self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()

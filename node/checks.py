@@ -11,8 +11,9 @@ from pathlib import Path
 
 from node.config import load_usable
 from node.errors import EngineUnavailableError, SightlineError
+from node.index import open_index
 from node.interfaces import models_of
-from node.parts import build_destination, build_engine, open_index
+from node.parts import build_destination, build_engine
 from node.settings import Configuration, DestinationSettings
 from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 
@@ -55,7 +56,7 @@ def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator
     yield _checked(f"web.port {web.port}", lambda: _bind(web.host, web.port))
     yield from _check_tls(configuration, is_start=waits)
     yield from _check_models(configuration, (EngineUnavailableError,) if waits else ())
-    yield _checked(f"data {configuration.data}", lambda: open_index(configuration).close())
+    yield _checked(f"data {configuration.data}", lambda: open_index(configuration.data).close())
 
 
 def _check_tls(configuration: Configuration, *, is_start: bool) -> Iterator[Check]:

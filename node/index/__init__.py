@@ -16,7 +16,7 @@ from node.index.states import (
     UNDELIVERABLE,
     WITHDRAWN,
 )
-from node.index.store import Index
+from node.index.store import Index, index_path, open_index
 
 __all__ = [
     "ANALYZED",
@@ -34,5 +34,7 @@ __all__ = [
     "Index",
     "Json",
     "OpenStudy",
+    "index_path",
+    "open_index",
     "sqlite_url",
 ]

@@ -101,7 +101,7 @@ class Line(AssociationSocket):
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         happened = self._poll.poll(max(0.0, timeout_s) * 1000)
-        with contextlib.suppress(BlockingIOError):
+        if any(descriptor == self._waker for descriptor, _ in happened):
             os.eventfd_read(self._waker)
         return bool(happened)
 

@@ -93,12 +93,13 @@ def _answers(model: str, card: ModelCard, outputs: Arrays) -> Iterator[Answer]:
     boxes = np.asarray(given, np.float32).reshape(-1, counts[-1], 4)
     scores = np.asarray(outputs[SCORES], np.float32).reshape(boxes.shape[:2])
     labels = np.asarray(outputs[LABELS], np.int64).reshape(boxes.shape[:2])
-    for name, values in ((SCORES, scores), (KINDS, kinds)):
+    shares = np.asarray(kinds, np.float32)
+    for name, values in ((SCORES, scores), (KINDS, shares)):
         if not ((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all():
             raise ModelError(model, f"output {name} holds values outside 0–1")
     if not ((labels >= 1) & (labels <= len(card.classes)))[scores > 0].all():
         raise ModelError(model, f"output {LABELS} names a class that its card does not have")
-    shares = np.clip(np.asarray(kinds, np.float32), 0, 1).reshape(*boxes.shape[:2], lesions)
+    shares = np.clip(shares, 0, 1).reshape(*boxes.shape[:2], lesions)
     return zip(boxes, np.clip(scores, 0, 1), labels, shares, strict=True)
 
 
