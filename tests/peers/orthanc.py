@@ -37,6 +37,15 @@ class Orthanc:
         )
         return json.loads(answer)
 
+    def ask_commitment(self, instances: Iterable[tuple[str, str]], modality: str = "node") -> str:
+        """Ask one of its peers to keep instances (SOP class, SOP instance); returns an identifier."""
+        body = json.dumps({"DicomInstances": [list(one) for one in instances]}).encode()
+        return json.loads(self._ask("POST", f"/modalities/{modality}/storage-commitment", body))["ID"]
+
+    def commitment(self, identifier: str) -> dict[str, Any]:
+        """What its peer reported on a request: `Status`, and what is in it."""
+        return json.loads(self._ask("GET", f"/storage-commitment/{identifier}"))
+
     def instances(self, study_instance_uid: str) -> dict[str, str]:
         """SOP Instance UID → Orthanc's identifier, for all the study holds now."""
         study_id = self._study_id(study_instance_uid)
