@@ -1,10 +1,14 @@
 """Storage commitment over the wire: archives that keep our results, and senders whose images we keep."""
 
+import random
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
@@ -30,7 +34,7 @@ from node.receive.settings import DimseListenerSettings
 from node.storage import Storage
 from tests.doors import ANY_DISK
 from tests.instances import CT, encode_dataset, write_instance
-from tests.peers import LOOPBACK, wait_until
+from tests.peers import LOOPBACK, REPOSITORY, wait_until
 from tests.peers.committing import TITLE, Keeper, run_keeper
 from tests.posts import Post
 
@@ -198,6 +202,41 @@ def test_four_archives_that_fail_each_in_its_way_delay_no_fifth(desk: Desk) -> N
         keepers["drops"].breaks_off = False
         keepers["hangs"].holds.set()
         desk.wait_for(dict.fromkeys(everywhere, DELIVERED), "drops")
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))])
+def test_an_outbox_that_is_killed_at_any_moment_loses_nothing(desk: Desk, keeper: Keeper, seed: int) -> None:
+    moments = random.Random(seed)  # noqa: S311 - a failing seed can be run again
+    uids = [f"1.{number}" for number in range(40)]
+    for number in range(10):
+        desk.add(f"r{number}", *uids[4 * number : 4 * number + 4])
+
+    for _ in range(3):
+        with postman(desk, keeper) as process:
+            time.sleep(moments.uniform(0, 0.5))
+            process.kill()
+    with postman(desk, keeper):
+        wait_until(lambda: set(desk.states().values()) == {CONFIRMED}, "all is confirmed", 30, 0.05)
+
+    assert set(keeper.stored) == set(uids)
+
+
+@contextmanager
+def postman(desk: Desk, keeper: Keeper) -> Iterator[Popen[str]]:
+    program = [
+        sys.executable,
+        "-m",
+        "tests.peers.postman",
+        str(desk.folder / "index.sqlite"),
+        str(keeper.port),
+        TITLE,
+    ]
+    with Popen(program, stdout=PIPE, text=True, cwd=REPOSITORY) as process:
+        try:
+            assert process.stdout.readline() == "open\n"
+            yield process
+        finally:
+            process.kill()
 
 
 # --- senders whose images we keep
