@@ -155,6 +155,7 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
         return None
     runs = index.runs(study["job_id"]) if study["job_id"] else []
     deliveries = [one for run in runs for item in run["objects"] for one in item["deliveries"]]
+    evidence, _, figures = study["evidence"].partition(" ")
     outcome = _heaviest(OUTCOMES_BY_WEIGHT, [run["outcome"] for run in runs])
     return {
         "study_instance_uid": study_instance_uid,
@@ -162,7 +163,8 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
         "outcome": (outcome or study["outcome"]) if study["state"] == ANALYZED else "",
         "reason": study["reason"] or "; ".join(run["reason"] for run in runs if run["reason"]),
         "priority": _heaviest(PRIORITIES_BY_WEIGHT, [run["priority"] for run in runs]),
-        "evidence": study["evidence"],
+        "evidence": evidence,
+        "evidence_figures": figures,
         "received_at": study["first_received_at"],
         "undelivered": [
             {"destination": one["destination"], "state": one["state"], "detail": one["detail"]}

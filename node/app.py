@@ -4,8 +4,9 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -14,14 +15,17 @@ import structlog
 
 import node
 from node.account import describe_object
-from node.assembly import Assembler
+from node.assembly import Assembler, Patience
+from node.config import read_secret
 from node.deliver.association import Peer
-from node.deliver.commitment import send_report
+from node.deliver.commitment import ReportSender
 from node.deliver.confirmation import Confirmation, note_report
+from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outbox, Outlet
 from node.disk import new_file
 from node.domain.study import Instance
+from node.doors import Notes, build_folders, build_stow
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import NOWHERE
 from node.engines.repository import ModelRepository
@@ -29,8 +33,9 @@ from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.errors import StoreError
 from node.feedback import read_feedback
-from node.index import DELIVERY_STATES, PENDING, Index, Json, sqlite_url
-from node.interfaces import Engine
+from node.index import DELIVERY_STATES, PENDING, Index, sqlite_url
+from node.interfaces import Engine, Listener
+from node.quiet import RouteQuiet
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Ended
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
@@ -42,14 +47,17 @@ from node.settings import (
     DestinationSettings,
     EngineSettings,
     ReceiveSettings,
+    TlsSettings,
 )
 from node.steps import Parts, Route, Steps
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
+from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
 from node.web import WebServer, application
 from node.workflow import Workflow
 
 DRAIN_S = 20
+DAY_S = 86_400
 MIB, GIB = 1 << 20, 1 << 30
 
 log = structlog.get_logger()
@@ -114,8 +122,16 @@ def home_of(data: Path) -> str:
     return path.read_text()
 
 
-def build_destination(name: str, settings: DestinationSettings) -> DimseDestination:
-    """Return one destination."""
+def build_destination(name: str, settings: DestinationSettings) -> DimseDestination | StowDestination:
+    """Return one destination; raises ConfigurationError where the secret that it needs is not there."""
+    if settings.url:
+        return StowDestination(
+            name=name,
+            url=settings.url,
+            token=read_secret(settings.token_env, f"destinations.{name}.token_env"),
+            timeout_s=settings.timeout_s,
+            tls=client_context(settings.tls or TlsSettings()),
+        )
     return DimseDestination(
         name=name,
         host=settings.host,
@@ -123,6 +139,7 @@ def build_destination(name: str, settings: DestinationSettings) -> DimseDestinat
         ae_title=settings.ae_title,
         calling_ae_title=settings.calling_ae_title,
         timeout_s=settings.timeout_s,
+        tls=client_context(settings.tls) if settings.tls else None,
     )
 
 
@@ -150,6 +167,29 @@ def build_steps(
         on_finished=on_finished,
     )
     return Steps(parts)
+
+
+def build_assembler(configuration: Configuration, index: Index, workflow: Workflow) -> Assembler:
+    """Return the assembler with the archive and the quiet periods that the configuration names."""
+    settings = configuration.assembly
+    patience = Patience(
+        settle_s=settings.settle_period_s,
+        quiet_s=settings.quiet_period_s,
+        longest_s=settings.longest_wait_s,
+    )
+    own_s = {
+        name: entry.quiet_period_s
+        for name, entry in configuration.pipelines.items()
+        if entry.quiet_period_s is not None
+    }
+    rules = [Rule(name, entry.when) for name, entry in configuration.pipelines.items()]
+    quiet = RouteQuiet(index, rules, configuration.receive.scopes, own_s, patience.quiet_s) if own_s else None
+    archive = None
+    if settings.ask:
+        asked = configuration.destinations[settings.ask]
+        timeout_s = min(asked.timeout_s, settings.ask_timeout_s)
+        archive = build_destination(settings.ask, replace(asked, timeout_s=timeout_s))
+    return Assembler(index, patience, workflow.enqueue, quiet=quiet, archive=archive)
 
 
 def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -> Outbox:
@@ -182,9 +222,9 @@ class Node:
         )
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
-        self.assembler = Assembler(self.index, configuration.assembly.quiet_period_s, self.workflow.enqueue)
+        self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
-        self.reporter = CommitmentReporter(self.index, peers, partial(_send_commitment_report, peers))
+        self.reporter = CommitmentReporter(self.index, peers, ReportSender(_peers(peers)))
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
@@ -193,8 +233,17 @@ class Node:
             on_release=self._note_release,
             commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
         )
-        web = application(self._exposition, self._unready)
-        self.web = WebServer(web, configuration.web.host, configuration.web.port)
+        notes = Notes(
+            on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
+        )
+        self.stow = build_stow(configuration.receive, self.storage, notes)
+        folders = build_folders(configuration.receive, self.storage, notes)
+        # In the order in which they open; the web server that serves STOW-RS does so before.
+        self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
+        web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
+        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
+        self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
 
     def start(self) -> None:
@@ -206,14 +255,19 @@ class Node:
         self.reporter.start()
         self.workflow.launch(self.configuration.workflow.workers)
         self.assembler.start()
-        self.listener.start()
+        for listener in self.listeners:
+            listener.start()
         self._is_open = True
+        for use, seconds in self._certificate_seconds().items():
+            if seconds < SOON_DAYS * DAY_S:
+                log.warning("certificate_ends_soon", use=use, days=int(seconds // DAY_S))
         log.info("node_started", version=node.__version__)
 
     def stop(self) -> None:
         """Take nothing new, let what is under way finish for a while, close."""
         self._is_open = False
-        self.listener.stop()
+        for listener in reversed(self.listeners):
+            listener.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
         self.outbox.stop(DRAIN_S)
@@ -260,17 +314,22 @@ class Node:
         self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()
 
     def _note_release(self, study_instance_uids: frozenset[str], *, ended: Ended) -> None:
-        if ended == "released":
-            self.assembler.note_release(study_instance_uids)
+        self.assembler.note_end(study_instance_uids, is_released=ended == "released")
 
     def _exposition(self) -> bytes:
         counts = self.index.counts()
         self.metrics.deliveries_pending.set(counts.pop(PENDING))
         for state, number in counts.items():
             self.metrics.studies_open.labels(state).set(number)
+        for use, seconds in self._certificate_seconds().items():
+            self.metrics.tls_certificate_expiry_seconds.labels(use).set(seconds)
         self._note_deliveries()
         self.metrics.disk_free_bytes.set(shutil.disk_usage(self.configuration.data).free)
         return self.metrics.exposition()
+
+    def _certificate_seconds(self) -> dict[str, float]:
+        """Return how long the certificates that were read at the start are good, by their use."""
+        return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _note_deliveries(self) -> None:
         counts, oldest = self.index.delivery_counts(), self.index.oldest_unconfirmed()
@@ -305,16 +364,11 @@ def _objects_in(run_folder: Path) -> list[ResultObject]:
         return []
 
 
-def _send_commitment_report(
-    peers: Mapping[str, CommitmentPeerSettings],
-    request: Json,
-    instances: Sequence[tuple[str, str]],
-    reason_by_uid: dict[str, int],
-) -> None:
-    """Tell who asked, under the AE title that it called, what is kept."""
-    title = request["ae_title"]
-    peer = Peer(peers[title].host, peers[title].port, title, request["called_ae_title"])
-    send_report(peer, request["transaction_uid"], instances, reason_by_uid)
+def _peers(peers: Mapping[str, CommitmentPeerSettings]) -> dict[str, Peer]:
+    return {
+        title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
+        for title, one in peers.items()
+    }
 
 
 def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:

@@ -64,6 +64,11 @@ class Metrics:
         )
         self.studies_open = self._gauge("studies_open", "Studies by state", "state")
         self.deliveries_pending = self._gauge("deliveries_pending", "Result objects not yet delivered")
+        self.tls_certificate_expiry_seconds = self._gauge(
+            "tls_certificate_expiry_seconds",
+            "Seconds until a certificate of ours ends, less than 0 since",
+            "use",
+        )
         self.deliveries = self._gauge(
             "deliveries", "Result objects by destination and state", "destination", "state"
         )

@@ -19,6 +19,7 @@ from dbos import (
 )
 from dbos._error import DBOSMaxStepRetriesExceeded
 
+from node.assembly import Evidence
 from node.domain.findings import Priority
 from node.errors import SightlineError, TransientError
 from node.index import Index, Json, OpenStudy
@@ -73,7 +74,7 @@ class Workflow:
         """Let what is under way finish for a while, then stop; the rest goes on at the next start."""
         DBOS.destroy(workflow_completion_timeout_sec=drain_s, destroy_registry=True)
 
-    def enqueue(self, study: OpenStudy, evidence: str) -> None:
+    def enqueue(self, study: OpenStudy, evidence: Evidence) -> None:
         """Have a complete study read; asking twice for the same instances is asking once."""
         uid = study.study_instance_uid
         instances = self._index.instances(uid)
@@ -82,9 +83,10 @@ class Workflow:
         if self._has_ended(job_id):
             # The index was lost and rebuilt, and does not know what came of that job: read the study again.
             self._index.reopen_study(uid)
-        elif self._index.queue_study(study, job_id, evidence):
-            self._metrics.studies_assembled.labels(evidence).inc()
-            fields = {"evidence": evidence, "instances": len(instances)}
+        elif self._index.queue_study(study, job_id, str(evidence)):
+            self._metrics.studies_assembled.labels(evidence.kind).inc()
+            fields: Json = {"evidence": evidence.kind, "instances": len(instances)}
+            fields |= {"figures": evidence.figures} if evidence.figures else {}
             log.info("study_assembled", study_instance_uid=uid, **fields)
             self._index.record_event(uid, "study_assembled", fields)
             self._enqueue_study(uid, job_id)

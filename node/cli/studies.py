@@ -75,8 +75,9 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
     if as_json:
         print_json(study | {"events": events})
         return
-    for name in ("study_instance_uid", "state", "outcome", "reason", "priority", "evidence"):
+    for name in ("study_instance_uid", "state", "outcome", "reason", "priority"):
         say(f"{name:20} {study[name]}")
+    say(f"{'evidence':20} {study['evidence']} {study['evidence_figures']}".rstrip())
     for run in study["runs"]:
         say(f"\n{run['pipeline']}: {run['outcome']} {run['reason']}".rstrip())
         if run["out_of_distribution"]:

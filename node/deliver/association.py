@@ -2,7 +2,6 @@
 
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    #
 
 from node.errors import DestinationUnreachableError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.tls import ClientContext
 
 _config.LOG_HANDLER_LEVEL = "none"
 # Send the bytes of the file, not what decoding and encoding makes of them.
@@ -41,7 +41,7 @@ class Peer:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    tls: ClientContext | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return the address as it is written on a command line."""
@@ -93,7 +93,8 @@ def associate(
         raise DestinationUnreachableError(str(peer), str(fault.strerror)) from fault
     try:
         if not association.is_established and not association.rejected_contexts:
-            raise DestinationUnreachableError(str(peer), _why(association, bool(opened)))
+            refusal = peer.tls.refusal if peer.tls else ""
+            raise DestinationUnreachableError(str(peer), refusal or _why(association, bool(opened)))
         yield association
     finally:
         if isinstance(association.dimse, _Answers):

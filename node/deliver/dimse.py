@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
@@ -12,6 +12,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
+from node.deliver import find
 from node.deliver.association import Peer, associate, echo
 from node.deliver.commitment import ask_commitment
 from node.deliver.find import find_instances
@@ -25,6 +26,7 @@ from node.header import (
     read_file_meta,
     read_sop_uids,
 )
+from node.tls import ClientContext
 
 log = structlog.get_logger()
 
@@ -57,11 +59,12 @@ class DimseDestination:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
+    tls: ClientContext | None = field(default=None, repr=False, compare=False)
 
     @property
     def peer(self) -> Peer:
         """Who is sent to."""
-        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s)
+        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s, self.tls)
 
     def check(self) -> None:
         """Raise DestinationUnreachableError unless the peer answers a C-ECHO."""
@@ -101,6 +104,14 @@ class DimseDestination:
     ) -> None:
         """Ask the archive to keep the objects; see CommittingDestination for what it raises."""
         ask_commitment(self.peer, objects, transaction_uid, on_report=on_report, has_answered=has_answered)
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return how many instances the archive says a study has; see `node.deliver.find`."""
+        return find.count_instances(self.peer, study_instance_uid)
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return how many instances the archive says each series has; see `node.deliver.find`."""
+        return find.count_by_series(self.peer, study_instance_uid)
 
 
 def _receipt(file: SentFile) -> Receipt:

@@ -14,6 +14,7 @@ from node.index.states import ANALYZED, CANCELLED, QUEUED, RECEIVING, RETRYING
 from node.index.tables import (
     INSTANCES,
     IS_READ,
+    OBJECTS,
     STUDIES,
 )
 
@@ -99,6 +100,15 @@ class Arrivals(Database):
         with self.connection() as connection:
             rows = connection.execute(query).mappings().all()
         return [_instance(dict(row)) for row in rows]
+
+    def count_instances(self, study_instance_uid: str) -> int:
+        """Return how many instances of a study are here, each once and our own results left out."""
+        query = sa.select(sa.func.count(INSTANCES.c.sop_instance_uid.distinct())).where(
+            INSTANCES.c.study_instance_uid == study_instance_uid,
+            ~sa.exists().where(OBJECTS.c.sop_instance_uid == INSTANCES.c.sop_instance_uid),
+        )
+        with self.connection() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def queue_study(self, study: OpenStudy, job_id: str, evidence: str) -> bool:
         """Note that a job has the study; False when something arrived since it was looked at."""

@@ -119,6 +119,23 @@ class Outcomes(Database):
             rows = connection.execute(query.where(OBJECTS.c.sop_instance_uid.in_(sop_instance_uids)))
             return {uid: Path(path) for uid, path in rows}
 
+    def result_series(self, series_instance_uids: Set[str]) -> set[str]:
+        """Return those of the series that hold results of ours."""
+        query = sa.select(OBJECTS.c.series_instance_uid).distinct()
+        with self.connection() as connection:
+            rows = connection.execute(query.where(OBJECTS.c.series_instance_uid.in_(series_instance_uids)))
+            return set(rows.scalars())
+
+    def has_results(self, study_instance_uid: str) -> bool:
+        """Did a run over this study make objects?"""
+        query = (
+            sa.select(sa.literal(1))
+            .join_from(OBJECTS, RUNS, OBJECTS.c.run_id == RUNS.c.run_id)
+            .where(RUNS.c.study_instance_uid == study_instance_uid)
+        )
+        with self.connection() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     def run_ids_with_objects(self) -> set[str]:
         """Return the runs whose objects are known."""
         with self.connection() as connection:

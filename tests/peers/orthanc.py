@@ -46,6 +46,12 @@ class Orthanc:
         """What its peer reported on a request: `Status`, and what is in it."""
         return json.loads(self._ask("GET", f"/storage-commitment/{identifier}"))
 
+    def stow_to(self, server: str, study_instance_uids: Iterable[str]) -> dict[str, Any]:
+        """Have the plugin send whole studies to one of its servers by STOW-RS; its report."""
+        resources = [self._study_id(uid) for uid in study_instance_uids]
+        query = json.dumps({"Resources": resources, "Synchronous": True}).encode()
+        return json.loads(self._ask("POST", f"/dicom-web/servers/{server}/stow", query))
+
     def instances(self, study_instance_uid: str) -> dict[str, str]:
         """SOP Instance UID → Orthanc's identifier, for all the study holds now."""
         study_id = self._study_id(study_instance_uid)
@@ -127,13 +133,22 @@ class Orthanc:
 
 
 @contextmanager
-def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterator[Orthanc]:
-    """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port)."""
+def run_orthanc(
+    folder: Path,
+    peers: dict[str, tuple[str, str, int]],
+    web_peers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Orthanc]:
+    """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port).
+
+    `web_peers` are the servers that its DICOMweb plugin knows: name → their settings.
+    """
     program = need_program("Orthanc", "orthanc")
     dicom_port, http_port = free_ports(2)
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "orthanc.json"
-    configuration.write_text(json.dumps(_settings(folder, dicom_port, http_port, peers), indent=2))
+    settings = _settings(folder, dicom_port, http_port, peers)
+    settings["DicomWeb"]["Servers"] = dict(web_peers or {})
+    configuration.write_text(json.dumps(settings, indent=2))
     environment = os.environ | {"TCP_NODELAY": "1"}
     with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen(
