@@ -37,7 +37,7 @@ from node.index import DELIVERY_STATES, PENDING, Index, sqlite_url
 from node.interfaces import Engine, Listener
 from node.quiet import RouteQuiet
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
-from node.receive.dimse import DimseListener, Ended
+from node.receive.dimse import DimseListener, Ended, Extras
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
@@ -225,13 +225,14 @@ class Node:
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
         self.reporter = CommitmentReporter(self.index, peers, ReportSender(_peers(peers)))
+        desk = CommitmentDesk(self.index, peers, partial(note_report, self.index))
         self.listener = DimseListener(
             _listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
-            commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
+            extras=Extras(on_commitment=desk.take_request, on_commitment_report=desk.take_report),
         )
         notes = Notes(
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
@@ -279,7 +280,7 @@ class Node:
 
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
-        self.storage.sweep()
+        self.storage.recover()
         self._reindex_objects()
         unknown = self.storage.instances(self.index.paths())
         arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]

@@ -29,7 +29,7 @@ from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
 from node.index.tables import COMMITMENTS
 from node.receive import commitment
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
-from node.receive.dimse import DimseListener
+from node.receive.dimse import DimseListener, Extras
 from node.receive.folder import store_file
 from node.receive.settings import DimseListenerSettings
 from node.storage import Storage
@@ -52,13 +52,14 @@ class Desk(Post):
         super().__init__(folder)
         self.storage = Storage(folder / "data", ANY_DISK)
         self.addresses: dict[str, int] = {}
+        desk = CommitmentDesk(self.index, [MODALITY], partial(note_report, self.index))
         self.listener = DimseListener(
             DimseListenerSettings(port=0, drain_timeout_s=5, read_timeout_s=5),
             self.storage,
             on_stored=lambda stored: self.index.record_instance(stored.instance),
             on_refused=lambda _title, _status: None,
             on_release=lambda _studies, *, ended: None,
-            commitment=CommitmentDesk(self.index, [MODALITY], partial(note_report, self.index)),
+            extras=Extras(on_commitment=desk.take_request, on_commitment_report=desk.take_report),
         )
         self.listener.start()
         self.reporter: CommitmentReporter | None = None
