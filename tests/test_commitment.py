@@ -37,6 +37,7 @@ from tests.doors import ANY_DISK
 from tests.instances import CT, encode_dataset, write_instance
 from tests.peers import LOOPBACK, REPOSITORY, wait_until
 from tests.peers.committing import TITLE, Keeper, run_keeper
+from tests.peers.orthanc import run_orthanc
 from tests.posts import Post
 
 # pynetdicom drops a socket that could not connect without closing it.
@@ -80,8 +81,12 @@ class Desk(Post):
         self.listener.stop()
 
 
-def outlet(name: str, keeper: Keeper, method: str = "none", timeout_s: float = 30.0) -> Outlet:
-    destination = DimseDestination(name=name, host=LOOPBACK, port=keeper.port, ae_title=TITLE, timeout_s=3)
+def outlet(
+    name: str, keeper: Keeper, method: str = "none", timeout_s: float = 30.0, answer_s: float = 3.0
+) -> Outlet:
+    destination = DimseDestination(
+        name=name, host=LOOPBACK, port=keeper.port, ae_title=TITLE, timeout_s=answer_s
+    )
     return Outlet(destination, 300, Confirmation(method, timeout_s))
 
 
@@ -163,6 +168,35 @@ def test_a_report_that_nobody_asked_for_is_refused(desk: Desk, keeper: Keeper) -
 
     assert keeper.statuses == [0x0115]
     assert desk.states() == {"1.1": DELIVERED}
+
+
+def test_an_archive_that_hangs_when_it_is_asked_delays_what_is_new_by_its_timeout_only(
+    desk: Desk, keeper: Keeper
+) -> None:
+    keeper.answers_after_s, keeper.reports_to = 2.0, None
+    desk.add("r1", "1.1")
+    desk.open({"pacs": outlet("pacs", keeper, "commitment", answer_s=0.5)})
+    wait_until(lambda: bool(keeper.requests), "it was asked")
+
+    desk.add("r2", "1.2")
+
+    wait_until(lambda: keeper.stored == ["1.1", "1.2"], "the new one", 5, 0.01)
+    wait_until(lambda: "cannot be confirmed" in desk.rows()[0]["detail"], "all was tried", 30, 0.01)
+
+
+def test_an_archive_without_storage_commitment_is_asked_what_it_holds(desk: Desk, tmp_path: Path) -> None:
+    with run_orthanc(tmp_path / "orthanc", {}) as orthanc:
+        # It takes the request and refuses it: it has no address of the node.
+        archive = DimseDestination(
+            name="pacs", host=LOOPBACK, port=orthanc.port, ae_title=orthanc.ae_title, timeout_s=20
+        )
+        desk.add("r1", "1.1", "1.2")
+
+        desk.open({"pacs": Outlet(archive, 300, Confirmation("commitment", 30))})
+
+        wait_until(lambda: set(desk.states().values()) == {CONFIRMED}, "found", 30)
+        assert {row["detail"] for row in desk.rows()} == {"found"}
+        assert orthanc.arrivals() == 2
 
 
 @pytest.mark.parametrize("way", ["unable", "refuses"])

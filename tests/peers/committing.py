@@ -37,6 +37,7 @@ class Keeper:
         self.request_status = 0x0000
         self.store_status = 0x0000
         self.breaks_off = False
+        self.answers_after_s = 0.0
         self.holds = threading.Event()
         self.holds.set()
 
@@ -53,6 +54,7 @@ class Keeper:
     def ask(self, event: evt.Event) -> tuple[int, None]:
         """Take one N-ACTION."""
         self.requests.append(event.action_information)
+        time.sleep(self.answers_after_s)
         if self.request_status == 0x0000 and self.reports_to == "same":
             threading.Thread(target=self._report_there, args=(event.assoc,), daemon=True).start()
         if self.request_status == 0x0000 and isinstance(self.reports_to, int):
