@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from node.interfaces import Listener
 from node.parts import (
     build_assembler,
     build_outbox,
+    build_report_sender,
     build_steps,
-    send_commitment_report,
 )
 from node.receive.commitment import CommitmentReporter
 from node.receive.dimse import Ended
@@ -59,7 +58,7 @@ class Node:
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
-        self.reporter = CommitmentReporter(self.index, peers, partial(send_commitment_report, peers))
+        self.reporter = CommitmentReporter(self.index, peers, build_report_sender(peers))
         if receive_tls := configuration.receive.tls:
             door_context(receive_tls)
         notes = Notes(self._note_batch, self._note_refused, self._note_release)

@@ -1,7 +1,7 @@
 """Each part of a node, built from the configuration."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from node.assembly import Assembler, Patience
 from node.config import read_secret
 from node.deliver.association import Peer
-from node.deliver.commitment import send_report
+from node.deliver.commitment import ReportSender
 from node.deliver.confirmation import Confirmation
 from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
@@ -21,7 +21,7 @@ from node.engines.repository import ModelRepository
 from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.errors import StoreError
-from node.index import Index, Json, index_path, open_index
+from node.index import Index, index_path, open_index
 from node.interfaces import Engine
 from node.quiet import RouteQuiet
 from node.routing import Rule
@@ -172,13 +172,11 @@ def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -
     return Outbox(index, outlets, metrics)
 
 
-def send_commitment_report(
-    peers: Mapping[str, CommitmentPeerSettings],
-    request: Json,
-    instances: Sequence[tuple[str, str]],
-    reason_by_uid: dict[str, int],
-) -> None:
-    """Tell who asked, under the AE title that it called, what is kept."""
-    title = request["ae_title"]
-    peer = Peer(peers[title].host, peers[title].port, title, request["called_ae_title"])
-    send_report(peer, request["transaction_uid"], instances, reason_by_uid)
+def build_report_sender(peers: Mapping[str, CommitmentPeerSettings]) -> ReportSender:
+    """Return what tells the senders that asked for storage commitment."""
+    return ReportSender(
+        {
+            title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
+            for title, one in peers.items()
+        }
+    )

@@ -103,6 +103,7 @@ class CommitmentPeerSettings:
 
     host: Annotated[str, host_name]
     port: Port
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,7 @@ def _wait(running: Node, uid_by_sample: dict[str, str]) -> None:
         while waiting:
             for name, uid in list(waiting.items()):
                 study = describe_study(running.index, uid)
-                if study and study["state"] in ("done", "undeliverable"):
+                if study and study["state"] in ("done", "confirming", "undeliverable"):
                     del waiting[name]
                     progress.advance(name)
             if time.monotonic() > deadline:

@@ -78,6 +78,8 @@ def _add_missing_columns(engine: sa.Engine) -> None:
             # Two processes may both find it missing.
             with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError), engine.begin() as connection:
                 connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN {definition}'))
+        for index in table.indexes:
+            index.create(engine, checkfirst=True)
 
 
 def sqlite_url(path: Path) -> str:

@@ -46,7 +46,7 @@ class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
         return {reason: number for reason, number in withdrawn.items() if number}
 
     def cancel_study(self, study_instance_uid: str) -> int | None:
-        """End a study whatever its state, and take back what was not sent of it; None where there is none.
+        """Take back what was not sent of a study, and end it if it is not read yet; None where there is none.
 
         Returns how many deliveries were taken back; the story of the study tells it too.
         """
@@ -54,8 +54,9 @@ class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
         runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
         values = {"state": CANCELLED, "outcome": "", "reason": "cancelled by command"}
         with self.connection() as connection:
-            if not connection.execute(sa.update(STUDIES).where(study).values(values)).rowcount:
+            if connection.execute(sa.select(STUDIES.c.state).where(study)).first() is None:
                 return None
+            connection.execute(sa.update(STUDIES).where(study, STUDIES.c.state != ANALYZED).values(values))
             withdrawn = self.withdraw(connection, runs, CANCELLED)
         self.record_event(study_instance_uid, "study_cancelled", {"withdrawn": withdrawn})
         return withdrawn

@@ -85,6 +85,8 @@ DELIVERIES = sa.Table(
     sa.Column("confirm_by", sa.String(16), nullable=False, server_default=""),
     sa.Column("questions", sa.Integer, nullable=False, server_default="0"),
     sa.Column("transaction_uid", sa.String(64), nullable=False, server_default="", index=True),
+    # Each outbox looks twice a second for what is due: of all that was ever delivered, that is little.
+    sa.Index("ix_deliveries_due", "destination", "due_at"),
 )
 # How a destination stands, beyond its configuration.
 LINES = sa.Table(
