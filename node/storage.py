@@ -133,11 +133,11 @@ class Storage:
             path.unlink(missing_ok=True)
         return len(leftovers)
 
-    def has_room(self) -> bool:
-        """Is the disk below its watermark?"""
-        usage = shutil.disk_usage(self.root)
+    def has_room(self, nearness: float = 1.0) -> bool:
+        """Is the disk below its watermark, or (less than 1) so near to it that something should leave?"""
+        usage, mark = shutil.disk_usage(self.root), self._watermark
         used_percent = 100 * usage.used / (usage.used + usage.free)
-        return usage.free >= self._watermark.free_bytes and used_percent <= self._watermark.used_percent
+        return usage.free * nearness >= mark.free_bytes and used_percent <= mark.used_percent * nearness
 
     def new_instance(self, meta: FileMeta) -> InstanceWriter:
         """Return the writer for an instance that begins to come in.
@@ -153,11 +153,21 @@ class Storage:
 
         A file that is no instance is logged and left out.
         """
-        for path in sorted(set(self.instances_folder.glob("*/*/*.dcm")) - known):
-            try:
-                yield self.read_instance(path)
-            except StoreError as fault:
-                log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+        for path in sorted(self.instance_paths() - known):
+            if instance := self.read_whole(path):
+                yield instance
+
+    def instance_paths(self) -> set[Path]:
+        """Return every file that is an instance by its name."""
+        return set(self.instances_folder.glob("*/*/*.dcm"))
+
+    def read_whole(self, path: Path) -> Instance | None:
+        """Return the instance in a stored file; None, and a line in the log, where it is none."""
+        try:
+            return self.read_instance(path)
+        except StoreError as fault:
+            log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+            return None
 
     def read_instance(self, path: Path) -> Instance:
         """Return the instance in a stored file; raises StoreError where it is missing or is none."""
