@@ -18,6 +18,7 @@ from node.errors import StoreError
 from node.index import Index, Json
 from node.reindex import reindex
 from node.retention import Leaver, Retention
+from node.telemetry import configure_logging
 
 app = typer.Typer(help="What happened to each study; read one again, or no more.", no_args_is_help=True)
 StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]
@@ -160,6 +161,7 @@ def purge_studies(
 ) -> None:
     """Remove finished studies and their results as [retention] says; a running node does so by itself."""
     configuration = load(config)
+    configure_logging("warning")
     with opened_index(configuration) as index:
         retention = Retention(index, open_storage(configuration), configuration.retention)
         found = [_leaver_row(one) for one in (retention.due() if is_trial else retention.purge())]
@@ -184,6 +186,7 @@ def _leaver_row(leaver: Leaver) -> dict[str, str]:
 def reindex_studies(config: ConfigurationFile = None, as_json: AsJson = False) -> None:
     """Rebuild the index from the spool: add what it lacks, drop what is gone. The node must not run."""
     configuration = load(config)
+    configure_logging("warning")
     if not configuration.data.is_dir():
         raise StoreError(str(configuration.data), "no node has worked in this data folder")
     with (
