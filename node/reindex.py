@@ -67,6 +67,7 @@ def reindex(index: Index, storage: Storage, progress: Progress) -> Reindexed:
 
     Raises StoreError where the spool is empty and the index is not: so looks a disk that is not mounted.
     """
+    storage.recover()
     known, there = index.paths(), storage.instance_paths()
     if known and not there:
         folder = str(storage.instances_folder)

@@ -25,8 +25,8 @@ log = structlog.get_logger()
 
 DAY_S = 86_400
 AGE, DISK, RESUMED = "age", "disk", "resumed"
-# From 97 % of the way to the watermark on.
-NEAR_WATERMARK = 0.97
+# What is still in the journal would come back with the next crash; there it is for minutes.
+SETTLED_S = 3600
 # Something may come in for a study that is being removed; what is left then goes with the next round.
 TRIES = 3
 
@@ -64,19 +64,20 @@ class Retention:
 
     def _leavers(self) -> Iterator[Leaver]:
         yield from self.due()
-        if not self._rules.frees_disk or self._storage.has_room(NEAR_WATERMARK):
+        if not self._rules.frees_disk or not self._storage.is_nearly_full():
             return
         for study in self._index.finished_studies():
-            if self._storage.has_room(NEAR_WATERMARK):
+            if not self._storage.is_nearly_full():
                 return
-            if study.has_left:
+            if study.has_left and _is_settled(study):
                 leaver = _leaver(study)
                 yield Leaver(study, leaver.outcome, DISK)
 
     def _is_over(self, leaver: Leaver) -> bool:
         # A study without an outcome, as it was cancelled, has the days of all.
         days = self._rules.days_by_outcome.get(leaver.outcome, self._rules.days)
-        return days > 0 and time.time() - leaver.study.finished_at > days * DAY_S
+        is_over = days > 0 and time.time() - leaver.study.finished_at > days * DAY_S
+        return is_over and _is_settled(leaver.study)
 
     def _remove(self, leaver: Leaver) -> bool:
         uid = leaver.study.study_instance_uid
@@ -161,6 +162,10 @@ class Caretaker:
             except Exception:  # the next round may do better
                 log.exception("retention_round_failed")
             self._is_stopping.wait(self._interval_s)
+
+
+def _is_settled(study: FinishedStudy) -> bool:
+    return time.time() - study.finished_at > SETTLED_S
 
 
 def _leaver(study: FinishedStudy) -> Leaver:

@@ -10,7 +10,7 @@ from pydicom.uid import JPEGLosslessSV1, RLELossless
 from structlog.testing import capture_logs
 
 from node.deliver.dimse import send_files
-from node.receive.dimse import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from node.receive.negotiation import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.storage import Storage, Watermark
 from tests.doors import ANY_DISK, SIGHTLINE, OpenDoor, associated, dataset_sha256, opening, store_raw
 from tests.instances import CT, EXPLICIT, IMPLICIT, MR, PATIENT, encode_dataset, write_instance

@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from node.account import describe_study
-from node.app import open_index, open_storage, opened_index
 from node.cli.output import AsJson, ConfigurationFile, Progression, print_json, print_table, say
 from node.config import load
 from node.disk import locked
 from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
 from node.index import Index, Json
+from node.parts import open_index, open_storage, opened_index
 from node.reindex import reindex
 from node.retention import Leaver, Retention
 from node.telemetry import configure_logging

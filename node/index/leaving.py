@@ -53,9 +53,15 @@ class Leaving(Database):
         delivered_at = sa.func.coalesce(
             _of_study(sa.select(sa.func.max(DELIVERIES.c.at))).scalar_subquery(), 0.0
         )
-        finished_at = sa.case(
-            (delivered_at > STUDIES.c.last_received_at, delivered_at), else_=STUDIES.c.last_received_at
-        ).label("finished_at")
+        # What is said of a study, and what comes back of it, comes after the last instance to be read.
+        told_at = sa.func.coalesce(
+            sa.select(sa.func.max(INSTANCES.c.received_at))
+            .where(INSTANCES.c.study_instance_uid == STUDIES.c.study_instance_uid)
+            .correlate(STUDIES)
+            .scalar_subquery(),
+            STUDIES.c.last_received_at,
+        )
+        finished_at = sa.case((delivered_at > told_at, delivered_at), else_=told_at).label("finished_at")
         staying = ~sa.exists().where(
             DELIVERIES.c.sop_instance_uid == OBJECTS.c.sop_instance_uid,
             DELIVERIES.c.state.in_([DELIVERED, CONFIRMED]),

@@ -1,67 +1,67 @@
-"""Instances come in over DICOM associations: C-ECHO and C-STORE (PS3.4 A and B).
+"""Instances come in over DICOM associations: C-ECHO, C-STORE and storage commitment (PS3.4 A, B and J).
 
-pynetdicom negotiates and speaks the protocol. The data set of a C-STORE goes piece by piece, as it came, into
-the spool: stock pynetdicom would hold it whole in memory, or (STORE_RECV_CHUNKED_DATASET) put it into the
-system's temporary folder, where an aborted association leaves it behind for ever.
+pynetdicom negotiates and speaks the protocol; `upper_layer` drives it by events, and `incoming` takes the
+data set of a C-STORE as it came into the spool: stock pynetdicom would hold it whole in memory.
 """
 
 import logging
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import structlog
-from pydicom import Dataset
-from pydicom.uid import UID, UID_dictionary  # type: ignore[attr-defined]    # not in its __all__
-from pynetdicom import AE, AllStoragePresentationContexts, _config, build_context, evt
-from pynetdicom import NonPatientObjectPresentationContexts as NonPatientContexts
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import C_STORE_RQ, DIMSEMessage
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.pdu_primitives import A_ASSOCIATE, P_DATA, SOPClassCommonExtendedNegotiation
-from pynetdicom.presentation import PresentationContext
+from pydicom.uid import UID
+from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
-from structlog.typing import FilteringBoundLogger
 
 from node.commitment import PUSH_MODEL
-from node.errors import ConfigurationError, DatasetError, OutOfResourcesError, SightlineError
-from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, FileMeta, Identifiers
+from node.errors import ConfigurationError, TlsError
+from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.commitment import CommitmentDesk
+from node.receive.incoming import Reception, log_of, report, request_of
+from node.receive.negotiation import (
+    TOO_MANY,
+    Occupancy,
+    Rejection,
+    objection,
+    supported,
+)
 from node.receive.settings import DimseListenerSettings
-from node.receive.stream import DatasetStream
-from node.storage import InstanceWriter, Storage, Stored
+from node.receive.upper_layer import EventAssociation, LineLimits
+from node.storage import Storage, Stored
+from node.tls import accept
 
 # pynetdicom's own handlers format every message, data sets' identifiers among them, and cost half the rate.
 _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.WARNING)
 log = structlog.get_logger()
 
-SUCCESS = 0x0000
-PROCESSING_FAILURE = 0x0110
-DATASET_MISMATCH = 0xA900
-STATUS_BY_ERROR: dict[type[SightlineError], int] = {OutOfResourcesError: 0xA700, DatasetError: 0xC000}
-COMMENT_LENGTH = 64
 STOP_POLL_S = 0.1
-
-REJECTED_PERMANENT, SERVICE_USER = 0x01, 0x01
-NO_REASON, CALLING_UNKNOWN, CALLED_UNKNOWN = 0x01, 0x03, 0x07
-
-STORAGE_SERVICE_CLASS = UID("1.2.840.10008.4.2")
-TRANSFER_SYNTAXES = frozenset(uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax")
-KNOWN_CLASSES = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
-# Retired classes too: old devices are the ones that stay. Those without a patient have no study to read.
-STORAGE_CLASSES = KNOWN_CLASSES | {
-    uid
-    for uid, row in UID_dictionary.items()
-    if row[1] == "SOP Class" and "Storage" in row[0] and uid.startswith("1.2.840.10008.5.1.4.1.1.")
-} - {str(context.abstract_syntax) for context in NonPatientContexts}
+# Connections that are being negotiated or turned away, beyond the associations that may be open.
+SPARE_CONNECTIONS = 32
 
 Ended = Literal["released", "aborted"]
+"""Answers an N-ACTION of storage commitment with its status, in the association's thread (PS3.4 J.3.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What a listener may have besides.
+
+    `tls` is asked for the context of each connection, whose handshake is made in its own thread. `bound` is a
+    socket that listens already, in place of the address of the settings. Without `commitment`, storage
+    commitment is not offered.
+    """
+
+    commitment: CommitmentDesk | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
+    bound: socket.socket | None = None
 
 
 class OnRelease(Protocol):
@@ -90,46 +90,43 @@ class DimseListener:
         on_stored: Callable[[Stored], None],
         on_refused: Callable[[str, int], None],
         on_release: OnRelease,
-        commitment: CommitmentDesk | None = None,
+        extras: Extras | None = None,
     ) -> None:
-        self._settings = settings
-        self._storage = storage
-        self._on_stored = on_stored
-        self._on_refused = on_refused
+        self.storage = storage
+        self.on_stored = on_stored
+        self.on_refused = on_refused
         self._on_release = on_release
-        self._commitment = commitment
+        self._extras = extras or Extras()
+        self._settings = settings
+        self._limits = LineLimits(settings.max_pdu_bytes, settings.read_timeout_s, settings.min_bytes_per_s)
+        self._occupancy = Occupancy(settings)
         self._server: _Server | None = None
-        self._open = 0
+        self._open: set[EventAssociation] = set()
+        self._connections = 0
         self._changed = threading.Condition()
+
+    @property
+    def max_instance_bytes(self) -> int:
+        """No larger data set is taken."""
+        return self._settings.max_instance_bytes
 
     def start(self) -> None:
         """Listen; raises ConfigurationError where the port cannot be had."""
         settings = self._settings
-        entity = AE(settings.application_entities[0].ae_title)
-        entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.maximum_associations = settings.max_associations
-        entity.maximum_pdu_size = settings.max_pdu_bytes
-        entity.network_timeout = settings.idle_timeout_s
-        entity.acse_timeout = settings.read_timeout_s
-        handlers: list[Any] = [
-            (evt.EVT_REQUESTED, self._negotiate),
-            (evt.EVT_SOP_COMMON, _claim_for_storage),
-            (evt.EVT_ACCEPTED, _log_accepted),
-            (evt.EVT_REJECTED, _log_rejected),
-            (evt.EVT_C_STORE, self._store),
-        ]
-        if self._commitment:
-            handlers.append((evt.EVT_N_ACTION, self._commitment.take_request))
-            handlers.append((evt.EVT_N_EVENT_REPORT, self._commitment.take_report))
+        handlers: list[Any] = [(evt.EVT_REQUESTED, self._negotiate), (evt.EVT_ACCEPTED, _log_accepted)]
+        handlers.append((evt.EVT_RELEASED, lambda event: self._end(event.assoc)))
+        if desk := self._extras.commitment:
+            handlers.append((evt.EVT_N_ACTION, desk.take_request))
+            handlers.append((evt.EVT_N_EVENT_REPORT, desk.take_report))
         try:
-            server = entity.make_server(
+            server = self._entity().make_server(
                 (settings.host, settings.port),
                 contexts=[build_context(Verification)],
                 evt_handlers=handlers,
                 server_class=_Server,
                 request_handler=_RequestHandler,
                 listener=self,
+                bound=self._extras.bound,
             )
         except OSError as fault:
             where = f"{settings.host}:{settings.port}"
@@ -138,6 +135,17 @@ class DimseListener:
         serve = partial(server.serve_forever, STOP_POLL_S)
         threading.Thread(target=serve, name="DimseListener", daemon=True).start()
         log.info("listener_started", host=settings.host, port=self.port)
+
+    def _entity(self) -> AE:
+        settings = self._settings
+        entity = AE(settings.application_entities[0].ae_title)
+        entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+        entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        entity.maximum_associations = settings.max_associations
+        entity.maximum_pdu_size = settings.max_pdu_bytes
+        entity.network_timeout = settings.idle_timeout_s
+        entity.acse_timeout = settings.read_timeout_s
+        return entity
 
     @property
     def port(self) -> int:
@@ -150,133 +158,88 @@ class DimseListener:
             return
         self._server.shutdown()
         if not self._wait_until_closed(self._settings.drain_timeout_s):
-            for association in self._server.active_associations:
-                association.abort()
+            with self._changed:
+                left = list(self._open)
+            for association in left:
+                association.abort(block=False)
             self._wait_until_closed(self._settings.read_timeout_s)
         self._server = None
         log.info("listener_stopped")
 
     def _wait_until_closed(self, timeout_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._open == 0, timeout_s)
+            return self._changed.wait_for(lambda: self._connections == 0, timeout_s)
 
-    # --- one association
+    # --- one association, in its own thread
 
     def serve(self, handler: "_RequestHandler") -> None:
-        """Carry one association from its connection to its end, whatever that is."""
-        association = handler.new_association(self._settings.read_timeout_s)
-        reception = association.dimse = _Reception(association, self._storage)
+        """Carry one connection to its end, whatever that is."""
         with self._changed:
-            self._open += 1
+            if self._connections >= self._settings.max_associations + SPARE_CONNECTIONS:
+                log.warning("connection_refused", host=handler.client_address[0], reason="too many")
+                return
+            self._connections += 1
         try:
-            association.start()
-            association.join()
-            reception.discard()
-            self._end(association, reception)
+            self._serve(handler)
+        except (TlsError, OSError) as fault:
+            reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+            log.warning("connection_refused", host=handler.client_address[0], reason=reason)
         finally:
             with self._changed:
-                self._open -= 1
+                self._connections -= 1
                 self._changed.notify_all()
 
-    def _end(self, association: Association, reception: "_Reception") -> None:
+    def _serve(self, handler: "_RequestHandler") -> None:
+        handler.secure(self._extras.tls, self._settings.read_timeout_s)
+        association = handler.new_association(self._limits)
+        reception = association.dimse = Reception(association, self)
+        with self._changed:
+            self._open.add(association)
+        try:
+            association.run_reactor()
+        except Exception as fault:  # the threads of other associations go on
+            report("association_failed", association, fault)
+        finally:
+            reception.discard()
+            self._end(association)
+            with self._changed:
+                self._open.discard(association)
+            cast(Any, association.dul).release()
+
+    def _end(self, association: EventAssociation) -> None:
+        """Tell of its end, once: on its release, or when the connection is gone."""
+        reception = cast(Reception, association.dimse)
+        if not reception.titles:
+            return
+        self._occupancy.leave(*reception.titles)
+        reception.titles = None
         ended: Ended = "released" if association.is_released else "aborted"
-        if _request(association) and not association.is_rejected:
-            stored, refused = reception.stored, reception.refused
-            _log_of(association).info("association_ended", ended=ended, stored=stored, refused=refused)
+        said = {"reason": association.refusal} if association.refusal else {}
+        log_of(association).info(
+            "association_ended", ended=ended, stored=reception.stored, refused=reception.refused, **said
+        )
         try:
             if reception.study_instance_uids:
                 self._on_release(frozenset(reception.study_instance_uids), ended=ended)
         except Exception as fault:  # nobody is left who could be told
-            _report("association_release_failed", association, fault)
+            report("association_release_failed", association, fault)
 
     def _negotiate(self, event: evt.Event) -> None:
         """Reject the association, or say which of the contexts it proposes are supported."""
-        association = event.assoc
-        objection = self._objection(association)
-        if objection:
-            diagnostic, reason = objection
-            _log_of(association).warning("association_rejected", reason=reason)
-            association.acse.send_reject(REJECTED_PERMANENT, SERVICE_USER, diagnostic)
-            association.kill()
+        association, settings = cast(EventAssociation, event.assoc), self._settings
+        request = request_of(association)
+        rejection = objection(settings, association.requestor.address, request)
+        titles = (request.called_ae_title.strip(), request.calling_ae_title.strip())
+        if not rejection and not self._occupancy.enter(*titles):
+            rejection = TOO_MANY
+        if rejection:
+            _reject(association, rejection)
             return
-        association.acceptor.supported_contexts = self._supported(_request(association))
-
-    def _objection(self, association: Association) -> tuple[int, str] | None:
-        request = _request(association)
-        entity = self._settings.entity(request.called_ae_title.strip())
-        if not self._settings.admits(association.requestor.address):
-            return NO_REASON, "host not allowed"
-        if entity is None:
-            return CALLED_UNKNOWN, "called AE title not recognized"
-        if entity.allowed_callers and request.calling_ae_title.strip() not in entity.allowed_callers:
-            return CALLING_UNKNOWN, "calling AE title not recognized"
-        return None
-
-    def _supported(self, request: A_ASSOCIATE) -> list[PresentationContext]:
-        """Return the contexts that are proposed and supported, transfer syntaxes in the sender's order.
-
-        Made of the proposal, and not of all that could be proposed: pynetdicom copies what a server supports
-        for each association, and 200 classes with 60 syntaxes take it 50 ms.
-        """
-        syntaxes_by_class: dict[str, dict[str, None]] = {str(Verification): {}}
-        for context in request.presentation_context_definition_list:
-            sop_class = cast(UID, context.abstract_syntax)
-            is_private = self._settings.accept_private_classes and sop_class.is_private
-            is_commitment = sop_class == PUSH_MODEL and self._commitment is not None
-            if sop_class == Verification or sop_class in STORAGE_CLASSES or is_private or is_commitment:
-                offered = [str(uid) for uid in context.transfer_syntax if uid in TRANSFER_SYNTAXES]
-                syntaxes_by_class.setdefault(str(sop_class), {}).update(dict.fromkeys(offered))
-        supported = [build_context(uid, list(given)) for uid, given in syntaxes_by_class.items() if given]
-        for context in supported:
-            if context.abstract_syntax == PUSH_MODEL:
-                # An archive that reports on an association of its own offers to be the provider there.
-                context.scu_role = context.scp_role = True
-        return supported
-
-    # --- one instance
-
-    def _store(self, event: evt.Event) -> Dataset:
-        association, request = event.assoc, cast(C_STORE, event.request)
-        reception = cast(_Reception, association.dimse)
-        stream = cast(DatasetStream, request.DataSet)
-        try:
-            status, comment = self._store_stream(stream, request, reception)
-        except Exception as fault:  # the peer must be answered
-            _report("instance_failed", association, fault)
-            status, comment = PROCESSING_FAILURE, "the node failed, see its log"
-        finally:
-            stream.discard()
-        answer = Dataset()
-        answer.Status = status
-        if status != SUCCESS:
-            answer.ErrorComment = comment[:COMMENT_LENGTH]
-            reception.refused += 1
-            self._on_refused(_request(association).called_ae_title.strip(), status)
-            uid, code = str(request.AffectedSOPInstanceUID), f"0x{status:04X}"
-            _log_of(association).warning(
-                "instance_refused", sop_instance_uid=uid, status=code, reason=comment
-            )
-        return answer
-
-    def _store_stream(
-        self, stream: DatasetStream, request: C_STORE, reception: "_Reception"
-    ) -> tuple[int, str]:
-        """Return status and comment; on success the instance is on disk and announced."""
-        try:
-            writer = stream.complete()
-            mismatch = _mismatch(writer.identifiers(), request)
-            if mismatch:
-                return DATASET_MISMATCH, mismatch
-            stored = writer.commit()
-        except (OutOfResourcesError, DatasetError) as fault:
-            return STATUS_BY_ERROR[type(fault)], getattr(fault, "message", str(fault))
-        reception.study_instance_uids.add(stored.instance.study_instance_uid)
-        self._on_stored(stored)
-        reception.stored += 1
-        uids = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
-        named = {uid: getattr(stored.instance, uid) for uid in uids}
-        _log_of(reception.assoc).info("instance_stored", is_new=stored.is_new, **named)
-        return SUCCESS, ""
+        cast(Reception, association.dimse).titles = titles
+        services = [PUSH_MODEL] if self._extras.commitment else []
+        association.acceptor.supported_contexts = supported(
+            request, services, accepts_private=settings.accept_private_classes
+        )
 
 
 class _Server(ThreadedAssociationServer):
@@ -285,9 +248,23 @@ class _Server(ThreadedAssociationServer):
     request_queue_size = 128
     daemon_threads = True
 
-    def __init__(self, *args: Any, listener: DimseListener, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, listener: DimseListener, bound: socket.socket | None, **kwargs: Any
+    ) -> None:
+        self._bound = bound
         super().__init__(*args, **kwargs)
         self.listener = listener
+
+    def server_bind(self) -> None:
+        """Take the socket that was given, or have one bound."""
+        if self._bound is None:
+            super().server_bind()
+        else:
+            cast(socket.socket, self.socket).close()
+            self.socket = self._bound
+            self.server_address = self._bound.getsockname()
+        # Another process may listen on it too, and be faster.
+        cast(socket.socket, self.socket).setblocking(False)
 
     def service_actions(self) -> None:
         """Do nothing; the stock method halts every thread to collect garbage that goes by itself."""
@@ -295,119 +272,56 @@ class _Server(ThreadedAssociationServer):
     def shutdown(self) -> None:
         """Close the port; associations go on. The stock method wants to be known to its AE for that."""
         socketserver.BaseServer.shutdown(self)
-        self.server_close()
+        if self._bound is None:
+            self.server_close()
+        else:  # a shutdown would end it for the other processes too
+            self._bound.close()
 
 
 class _RequestHandler(RequestHandler):
-    """One connection; the thread it runs in is the server's, and waits for the association's."""
+    """One connection, and the thread in which all of its association happens."""
 
     server: _Server
 
     def handle(self) -> None:
         """Serve the association."""
-        self.server.listener.serve(self)
-
-    def new_association(self, read_timeout_s: float) -> Association:
-        """Return the association, bound to its socket and not yet started."""
-        connection = cast(socket.socket, self.request)
-        # Without it, each answer waits for the peer's delayed acknowledgement: 40 ms an instance.
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # Without it, a peer that stops inside a PDU blocks its thread for ever.
-        connection.settimeout(read_timeout_s)
-        return self._create_association()
-
-
-class _Reception(DIMSEServiceProvider):
-    """The DIMSE provider of one association: data sets go to the spool, and it knows what came."""
-
-    def __init__(self, association: Association, storage: Storage) -> None:
-        super().__init__(association)
-        self.storage = storage
-        self.study_instance_uids: set[str] = set()
-        self.stored = 0
-        self.refused = 0
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in a piece of a message; one that makes no sense ends the association."""
-        if self.message is None:
-            self.message = DIMSEMessage()
-            self.message.data_set = DatasetStream(partial(self.new_instance, self.message))
         try:
-            super().receive_primitive(primitive)
-        except Exception as fault:  # it would end the reactor's thread, and the association hang
-            _report("message_refused", self.assoc, fault)
-            self.dul.event_queue.put("Evt19")
+            self.server.listener.serve(self)
+        finally:
+            self.server.shutdown_request(self.request)
 
-    def new_instance(self, message: DIMSEMessage) -> InstanceWriter | None:
-        """Return the writer for the instance whose C-STORE command set has come, None for another message."""
-        if not isinstance(message, C_STORE_RQ):
-            return None
-        command, request = message.command_set, _request(self.assoc)
-        syntax_by_id = {each.context_id: each.transfer_syntax[0] for each in self.assoc.accepted_contexts}
-        if message.context_id not in syntax_by_id:
-            raise DatasetError("C-STORE", "the presentation context was not accepted")
-        return self.storage.new_instance(
-            FileMeta(
-                str(command.AffectedSOPClassUID),
-                str(command.AffectedSOPInstanceUID),
-                str(syntax_by_id[message.context_id]),
-                calling_ae_title=request.calling_ae_title.strip(),
-                called_ae_title=request.called_ae_title.strip(),
-            )
-        )
+    def secure(self, tls: Callable[[], ssl.SSLContext] | None, timeout_s: float) -> None:
+        """Make the TLS handshake where there is to be one; raises TlsError where it fails."""
+        if tls:
+            self.request.settimeout(timeout_s)
+            self.request = accept(self.request, tls())
 
-    def discard(self) -> None:
-        """Forget a message that will not be finished."""
-        stream = self.message.data_set if self.message else None
-        if isinstance(stream, DatasetStream):
-            stream.discard()
-
-
-def _request(association: Association) -> A_ASSOCIATE:
-    return cast(A_ASSOCIATE, association.requestor.primitive)
+    def new_association(self, limits: LineLimits) -> EventAssociation:
+        """Return the association over the connection, set up as the stock handler does."""
+        entity = self.server.ae
+        association = EventAssociation(entity, self.request, limits)
+        association._server = self.server
+        acceptor = association.acceptor
+        acceptor.maximum_length = entity.maximum_pdu_size
+        acceptor.ae_title = self.server.ae_title
+        acceptor.address_info = self.local
+        acceptor.implementation_class_uid = entity.implementation_class_uid
+        acceptor.implementation_version_name = entity.implementation_version_name
+        association.requestor.address_info = self.remote
+        for event in self.server.get_events():
+            found = cast(Any, self.server.get_handlers(event))
+            for handler, arguments in [found] if event.is_intervention else found:
+                association.bind(event, handler, arguments)
+        return association
 
 
-def _claim_for_storage(event: evt.Event) -> dict[UID, SOPClassCommonExtendedNegotiation]:
-    """Say of the accepted classes that pynetdicom does not know that they are for storage (PS3.7 D.3.3.6)."""
-    items = {}
-    for context in event.assoc.acceptor.supported_contexts:
-        sop_class = cast(UID, context.abstract_syntax)
-        if sop_class not in KNOWN_CLASSES and sop_class not in (Verification, PUSH_MODEL):
-            item = SOPClassCommonExtendedNegotiation()
-            item.sop_class_uid = sop_class
-            item.service_class_uid = STORAGE_SERVICE_CLASS
-            items[sop_class] = item
-    return items
-
-
-def _mismatch(identifiers: Identifiers, request: C_STORE) -> str:
-    """Return in what the data set contradicts the command; empty where it does not."""
-    if identifiers.sop_class_uid != request.AffectedSOPClassUID:
-        return "SOP Class UID of data set and command differ"
-    if identifiers.sop_instance_uid != request.AffectedSOPInstanceUID:
-        return "SOP Instance UID of data set and command differ"
-    return ""
-
-
-def _log_of(association: Association) -> FilteringBoundLogger:
-    """Return a logger that names the association."""
-    request, host = _request(association), association.requestor.address
-    bound: FilteringBoundLogger = log.bind(
-        called_ae_title=request.called_ae_title, calling_ae_title=request.calling_ae_title, host=host
-    )
-    return bound
+def _reject(association: EventAssociation, rejection: Rejection) -> None:
+    log_of(association).warning("association_rejected", reason=rejection.reason)
+    association.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
+    association.kill()
 
 
 def _log_accepted(event: evt.Event) -> None:
     association = event.assoc
     accepted, rejected = len(association.accepted_contexts), len(association.rejected_contexts)
-    _log_of(association).info("association_accepted", accepted_contexts=accepted, rejected_contexts=rejected)
-
-
-def _log_rejected(event: evt.Event) -> None:
-    _log_of(event.assoc).warning("association_rejected", reason="too many associations")
-
-
-def _report(happened: str, association: Association, fault: Exception) -> None:
-    """Log a fault; the log keeps the text of foreign exceptions to itself, which may quote a data set."""
-    _log_of(association).error(happened, exc_info=fault)
+    log_of(association).info("association_accepted", accepted_contexts=accepted, rejected_contexts=rejected)

@@ -9,10 +9,14 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 @dataclass(frozen=True, slots=True)
 class ApplicationEntity:
-    """One called AE title and the calling AE titles it answers to; an empty set answers to all."""
+    """One called AE title and the calling AE titles it answers to; an empty set answers to all.
+
+    `max_associations` is how many may be open to it at a time; 0 is no limit of its own.
+    """
 
     ae_title: str
     allowed_callers: frozenset[str] = frozenset()
+    max_associations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,10 @@ class DimseListenerSettings:
     """Where a DIMSE listener listens, whom it lets in, and its limits, which the configuration has checked.
 
     `allowed_hosts` are addresses or networks (`10.1.0.0/16`); names are not resolved. `max_pdu_bytes` is what
-    senders are asked to send at most in one piece. `idle_timeout_s` ends an association that says nothing,
-    `read_timeout_s` one that stops inside a message; `drain_timeout_s` is how long `stop` waits for the rest.
+    a sender may send at most in one piece. `idle_timeout_s` ends an association that says nothing,
+    `read_timeout_s` one that stops inside a message, or sends less than `min_bytes_per_s` of it for so long;
+    `drain_timeout_s` is how long `stop` waits for the rest. `max_associations_per_caller` counts those of one
+    calling AE title; 0 is no such limit.
     """
 
     application_entities: tuple[ApplicationEntity, ...] = (ApplicationEntity("SIGHTLINE"),)
@@ -29,9 +35,12 @@ class DimseListenerSettings:
     port: int = 11112
     allowed_hosts: tuple[str, ...] = LOOPBACK
     max_associations: int = 16
-    max_pdu_bytes: int = 1 << 16
+    max_associations_per_caller: int = 0
+    max_pdu_bytes: int = 1 << 17
+    max_instance_bytes: int = 4 << 30
     idle_timeout_s: float = 60.0
     read_timeout_s: float = 30.0
+    min_bytes_per_s: float = 0.0
     drain_timeout_s: float = 10.0
     accept_private_classes: bool = False
 

@@ -8,8 +8,8 @@ import structlog
 
 from node.errors import DatasetError, OutOfResourcesError, RequestTooLargeError
 from node.header import FileMeta
-from node.receive.dimse import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.receive.multipart import parse_media_type
+from node.receive.negotiation import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.receive.part10 import FileStream
 from node.receive.stow_answer import (
     CANNOT_UNDERSTAND,
