@@ -38,7 +38,7 @@ from node.telemetry import Metrics
 from node.tls import client_context
 from node.workflow import Workflow
 
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from node.config_checks import (
     valid_ae_title,
 )
 from node.domain.conditions import Condition, parse
-from node.domain.findings import Priority
+from node.domain.findings import Outcome, Priority
 from node.domain.profile import PRESETS, STANDARD_KINDS, Kind, Profile, ReportClass, SegmentationType
 from node.interfaces import Pipeline
 
@@ -252,6 +252,18 @@ class DestinationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """How many days finished studies are kept, 0 for ever; `days_by_outcome` goes before `days`."""
+
+    days: Annotated[float, number(0, 100_000)] = 0.0
+    days_by_outcome: Annotated[
+        Mapping[str, float], table_of(number(0, 100_000), one_of(*(one.value for one in Outcome)))
+    ] = field(default_factory=dict)
+    frees_disk: Annotated[bool, boolean] = False
+    interval_min: Annotated[float, number(0.001, 1440)] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowSettings:
     """How many studies are worked on at a time, and where their state is kept."""
 
@@ -313,6 +325,7 @@ class Configuration:
     destinations: Annotated[
         Mapping[str, DestinationSettings], table_of(section(DestinationSettings), NAME)
     ] = field(default_factory=dict)
+    retention: Annotated[RetentionSettings, section(RetentionSettings)] = RetentionSettings()
     workflow: Annotated[WorkflowSettings, section(WorkflowSettings)] = WorkflowSettings()
     web: Annotated[WebSettings, section(WebSettings)] = WebSettings()
     log: Annotated[LogSettings, section(LogSettings)] = LogSettings()

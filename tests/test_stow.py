@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 
 from node.header import FileMeta, encode_file_meta
 from node.receive.multipart import MAX_HEAD_BYTES
-from node.storage import Storage, Watermark
+from node.storage import MAX_HELD_BYTES, Storage, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
 from tests.instances import CT, EXPLICIT, PATIENT, encode_dataset
 from tests.peers import LOOPBACK, wait_until
@@ -290,7 +290,7 @@ def test_a_token_is_asked_for_where_there_is_one(open_door: OpenWebDoor) -> None
 
 def test_a_client_that_goes_in_the_middle_leaves_nothing(open_door: OpenWebDoor) -> None:
     door = open_door()
-    body = multipart([file(), file("1.2.3.4.6", pixels=bytes(1 << 20))])
+    body = multipart([file(), file("1.2.3.4.6", pixels=bytes(3 * MAX_HELD_BYTES))])
 
     with socket.create_connection((LOOPBACK, door.port)) as connection:
         connection.sendall(request_head(len(body)) + body[: len(body) // 2])
@@ -342,7 +342,7 @@ def test_more_requests_than_places_are_asked_to_come_again(open_door: OpenWebDoo
 
     with socket.create_connection((LOOPBACK, door.port), timeout=10) as connection:
         connection.sendall(request_head(len(body)) + body[:50_000])
-        wait_until(door.leftovers, "the first request is under way")
+        wait_until(lambda: door.listener._requests, "the first request is under way")
         refused = post(door, multipart([file("1.2.3.4.6")]))
         connection.sendall(body[50_000:])
         answer = read_answer(connection)
@@ -356,7 +356,7 @@ def test_a_listener_that_stops_refuses_and_lets_finish_what_is_under_way(open_do
 
     with socket.create_connection((LOOPBACK, door.port), timeout=10) as connection:
         connection.sendall(request_head(len(body)) + body[:50_000])
-        wait_until(door.leftovers, "the request is under way")
+        wait_until(lambda: door.listener._requests, "the request is under way")
         stopping = threading.Thread(target=door.listener.stop)
         stopping.start()
         wait_until(lambda: post(door, multipart([file("1.2.3.4.6")])).status == 503, "it refuses")

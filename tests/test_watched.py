@@ -11,10 +11,12 @@ from structlog.testing import capture_logs
 
 from node.errors import ConfigurationError
 from node.receive.watched import FolderListener, FolderSettings
+from node.samples.demo import Sample
 from node.storage import Storage, Stored, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
 from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers import wait_until
+from tests.peers.node import make_node
 
 SETTLE_S = 0.15
 
@@ -205,3 +207,29 @@ def test_a_folder_that_cannot_be_used_is_a_problem_of_the_configuration(
 
     with pytest.raises(ConfigurationError, match=r"receive\.folders\.inbox\.path"):
         open_inbox()
+
+
+@pytest.mark.slow
+def test_a_file_is_read_once_though_the_node_is_killed_before_it_is_put_away(
+    samples: dict[str, Sample], tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    (path,) = samples["findings"].write(inbox)
+    folder = {"path": str(inbox), "settle_s": SETTLE_S, "poll_s": 0.05}
+    with make_node(tmp_path / "node", {"receive": {"folders": {"inbox": folder}}}) as node:
+        node.start(hold_at={"event": "instance_stored", "folder": "inbox"})
+        node.wait_for_record(event="instance_stored", folder="inbox")
+        node.kill()
+        assert path.exists()
+
+        node.start()
+
+        (study,) = node.wait_for_studies(1)
+        wait_until(lambda: not path.exists(), "it is put away", 10)
+        stored = node.log_records(event="instance_stored", folder="inbox")
+        assembled = node.log_records(event="study_assembled")
+
+    assert study["outcome"] == "findings"
+    assert [one["is_new"] for one in stored] == [True, False]
+    assert len(assembled) == 1
+    assert (inbox / "done" / path.name).exists()

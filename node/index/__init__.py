@@ -3,6 +3,7 @@
 from node.index.arrivals import OpenStudy
 from node.index.database import Json, sqlite_url
 from node.index.deliveries import Delivery
+from node.index.leaving import FinishedStudy
 from node.index.states import (
     ANALYZED,
     CANCELLED,
@@ -31,6 +32,7 @@ __all__ = [
     "UNDELIVERABLE",
     "WITHDRAWN",
     "Delivery",
+    "FinishedStudy",
     "Index",
     "Json",
     "OpenStudy",

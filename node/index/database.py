@@ -64,12 +64,12 @@ def open_database(url: str) -> sa.Engine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     METADATA.create_all(engine)
-    _add_missing_columns(engine)
+    _add_what_is_missing(engine)
     return engine
 
 
-def _add_missing_columns(engine: sa.Engine) -> None:
-    """Bring the tables of an earlier version up to date: a new column of theirs has a default, or is NULL."""
+def _add_what_is_missing(engine: sa.Engine) -> None:
+    """Bring the tables of an earlier version up to date: a new column has a default, or is NULL."""
     known = sa.inspect(engine)
     for table in METADATA.sorted_tables:
         there = {column["name"] for column in known.get_columns(table.name)}
@@ -79,7 +79,8 @@ def _add_missing_columns(engine: sa.Engine) -> None:
             with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError), engine.begin() as connection:
                 connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN {definition}'))
         for index in table.indexes:
-            index.create(engine, checkfirst=True)
+            with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError):
+                index.create(engine, checkfirst=True)
 
 
 def sqlite_url(path: Path) -> str:

@@ -14,6 +14,7 @@ from node.index.arrivals import Arrivals
 from node.index.commitments import Commitments
 from node.index.database import sqlite_url
 from node.index.deliveries import Deliveries
+from node.index.leaving import Leaving
 from node.index.outcomes import Outcomes
 from node.index.states import ANALYZED, CANCELLED, PENDING, QUEUED, RECEIVING, RETRYING
 from node.index.stories import Stories
@@ -22,7 +23,7 @@ from node.index.tables import DELIVERIES, OBJECTS, RUNS, STUDIES
 SUPERSEDED = "superseded"
 
 
-class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
+class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories, Leaving):
     """The node's tables in one database (SQLite file or PostgreSQL)."""
 
     def finish_run(self, run_id: str, study_instance_uid: str, job_id: str) -> Mapping[str, int]:
