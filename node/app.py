@@ -4,9 +4,8 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -26,13 +25,14 @@ from node.engines.triton import TritonEngine, TritonSettings
 from node.feedback import read_feedback
 from node.index import PENDING, Index, sqlite_url
 from node.interfaces import Engine
-from node.receive.dimse import DimseListener, Ended, Extras
-from node.receive.settings import ApplicationEntity, DimseListenerSettings
+from node.receive.dimse import Ended
+from node.receive.processes import Notes
+from node.receiver import build_receiver, build_storage
 from node.results import MANIFEST, ResultObject, load_objects
 from node.routing import Rule
-from node.settings import Configuration, DestinationSettings, EngineSettings, ReceiveSettings
+from node.settings import Configuration, DestinationSettings, EngineSettings
 from node.steps import Outlet, Parts, Route, Steps
-from node.storage import Storage, Stored, Watermark
+from node.storage import Storage, Stored
 from node.telemetry import Metrics
 from node.tls import SOON_DAYS, client_context, door_context, ends_by_use
 from node.web import WebServer, application
@@ -40,7 +40,7 @@ from node.workflow import Workflow
 
 DRAIN_S = 20
 DAY_S = 86_400
-MIB, GIB = 1 << 20, 1 << 30
+MIB = 1 << 20
 
 log = structlog.get_logger()
 
@@ -136,23 +136,13 @@ class Node:
         self.configuration = configuration
         self.metrics = Metrics()
         self.index = open_index(configuration)
-        limits = configuration.receive
-        watermark = Watermark(limits.max_used_percent, int(limits.min_free_gib * GIB))
-        self.storage = Storage(configuration.data, watermark)
+        self.storage = build_storage(configuration.data, configuration.receive)
         self.steps = build_steps(configuration, self.storage, self.index, self.metrics)
         database = configuration.workflow.database or sqlite_url(configuration.data / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = Assembler(self.index, configuration.assembly.quiet_period_s, self.workflow.enqueue)
-        if receive_tls := configuration.receive.tls:
-            door_context(receive_tls)
-        self.listener = DimseListener(
-            _listener_settings(configuration.receive),
-            self.storage,
-            on_stored=self._note_stored,
-            on_refused=self._note_refused,
-            on_release=self._note_release,
-            extras=Extras(tls=partial(door_context, receive_tls) if receive_tls else None),
-        )
+        notes = Notes(self._note_batch, self._note_refused, self._note_release)
+        self.listener = build_receiver(configuration, self.storage, notes)
         web = application(self._exposition, self._unready)
         tls = door_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
@@ -186,7 +176,7 @@ class Node:
 
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
-        self.storage.sweep()
+        self.storage.recover()
         self._reindex_objects()
         unknown = self.storage.instances(self.index.paths())
         arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]
@@ -202,8 +192,13 @@ class Node:
             if rows := [describe_object(item) | {"destinations": []} for item in _objects_in(folder)]:
                 self.index.record_objects(folder.name, rows)
 
+    def _note_batch(self, stored: Sequence[Stored]) -> None:
+        """Have the index know what came in, all of it or nothing."""
+        with self.index.together():
+            for one in stored:
+                self._note_stored(one)
+
     def _note_stored(self, stored: Stored) -> None:
-        """Have the index know an instance before its sender reads Success."""
         if stored.is_new or not self.index.holds(stored.instance):
             self._record(stored.instance)
         self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
@@ -260,20 +255,3 @@ def _objects_in(run_folder: Path) -> list[ResultObject]:
     except (OSError, TypeError, ValueError) as fault:
         log.warning("run_folder_skipped", run_id=run_folder.name, error=type(fault).__name__)
         return []
-
-
-def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
-    entities = tuple(
-        ApplicationEntity(title, frozenset(() if "*" in entity.allow_callers else entity.allow_callers))
-        for title, entity in receive.application_entities.items()
-    )
-    return DimseListenerSettings(
-        application_entities=entities,
-        host=receive.host,
-        port=receive.port,
-        allowed_hosts=receive.allow_hosts,
-        max_associations=receive.max_associations,
-        max_pdu_bytes=receive.max_pdu_bytes,
-        idle_timeout_s=receive.idle_timeout_s,
-        accept_private_classes=receive.accept_private_classes,
-    )

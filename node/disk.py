@@ -1,8 +1,9 @@
 """The one way to the disk: a file has its final name only once it is whole; file and folder are synced."""
 
+import ctypes
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,8 @@ from node.errors import OutOfResourcesError
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 BUFFER_BYTES = 1 << 20
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Sync = Callable[[int], None]
 """Returns once what a descriptor stands for is on disk: `os.fsync`, but in a test or a benchmark."""
@@ -75,6 +78,16 @@ def create_file(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "w+b", buffering=BUFFER_BYTES)
 
 
+def write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write the pieces one after another, by as few calls as there need to be; at most 1024 pieces."""
+    size = sum(map(len, pieces))
+    written = os.writev(descriptor, pieces)
+    if written < size:  # a disk that is nearly full takes a part, and says so at the next try
+        left = memoryview(b"".join(pieces))[written:]
+        while left:
+            left = left[os.write(descriptor, left) :]
+
+
 def make_folder(folder: Path, *, sync: Sync = os.fsync) -> None:
     """Make a folder and its parents, each synced into the one above it."""
     if folder.is_dir():
@@ -89,6 +102,17 @@ def sync_folder(folder: Path, *, sync: Sync = os.fsync) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(folder: Path) -> None:
+    """Return once all that was written to the folder's file system is on disk, by one commit for all."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
     finally:
         os.close(descriptor)
 

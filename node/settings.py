@@ -65,6 +65,7 @@ class ApplicationEntitySettings:
 
     pipelines: Annotated[tuple[str, ...], list_of(text)] = ("*",)
     allow_callers: Annotated[tuple[str, ...], filled(list_of(valid_ae_title))] = ("*",)
+    max_associations: Annotated[int, integer(0, 1000)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,15 @@ class ReceiveSettings:
     host: Annotated[str, host_name] = "127.0.0.1"
     port: Port = 11112
     max_associations: Annotated[int, integer(1, 1000)] = 16
-    max_pdu_bytes: Annotated[int, integer(4096, 1_048_576)] = 65536
+    max_associations_per_caller: Annotated[int, integer(0, 1000)] = 0
+    max_pdu_bytes: Annotated[int, integer(4096, 1_048_576)] = 131_072
+    max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
     idle_timeout_s: Annotated[float, number(1, 3600)] = 60.0
+    read_timeout_s: Annotated[float, number(1, 3600)] = 30.0
+    min_bytes_per_s: Annotated[float, number(0, 1_000_000_000)] = 1024.0
+    processes: Annotated[int, integer(0, 64)] = 1
+    journal_mib: Annotated[int, integer(0, 65_536)] = 256
+    sync: Annotated[bool, boolean] = True
     allow_hosts: Annotated[tuple[str, ...], list_of(network)] = ("127.0.0.1", "::1")
     accept_private_classes: Annotated[bool, boolean] = False
     max_used_percent: Annotated[float, number(1, 100)] = 90.0

@@ -4,15 +4,18 @@
 incoming/                                          half-written files; nothing there counts
 instances/<study>/<series>/<instance>_<sha256>_<called AE title>.dcm
 runs/<run>/
+journal/<process>/                                 what is safe there already, and may not be yet in its place
 ```
 A file that has its final name is whole, synced, and never changed again: the index can be rebuilt from names
 and headers alone, and the time of its last change is the time it was received.
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Set
 from contextlib import suppress
@@ -23,14 +26,31 @@ from typing import BinaryIO, Self
 
 import structlog
 
-from node.disk import FOLDER_MODE, Sync, create_file, disk_errors, make_folder, sync_folder
+from node.disk import (
+    FILE_MODE,
+    FOLDER_MODE,
+    Sync,
+    create_file,
+    disk_errors,
+    make_folder,
+    sync_folder,
+    write_all,
+)
 from node.domain.study import Instance
 from node.errors import DatasetError, OutOfResourcesError, StoreError
 from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta, read_identifiers
+from node.journal import Entry, Journal, replay
 
 log = structlog.get_logger()
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+# What fits into the journal; more is written to the file as it comes.
+MAX_HELD_BYTES = 4 << 20
+# So many can be written in one call.
+MAX_PIECES = 1000
+# So long the disk is taken to have the room that it had.
+ROOM_S = 0.1
+SEGMENT_BYTES = 64 << 20
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -61,43 +81,112 @@ class InstanceWriter:
         self._storage = storage
         self._meta = meta
         self._sha256 = hashlib.sha256()
-        self._path = storage.incoming / f"{uuid.uuid4().hex}.part"
-        head = encode_file_meta(meta)
-        self._offset = len(head)
-        with disk_errors():
-            self._file: BinaryIO = create_file(self._path)
-            self._file.write(head)
+        self._path = storage.incoming / f"{os.getpid()}-{uuid.uuid4().hex}.part"
+        self._head = encode_file_meta(meta)
+        self._pieces: list[bytes | memoryview] = []
+        self._held = 0
+        self._file: BinaryIO | None = None
+        self._identifiers: Identifiers | None = None
+
+    @property
+    def holds_pieces(self) -> bool:
+        """Are pieces held that were not copied anywhere?"""
+        return bool(self._pieces)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append a piece of the encoded data set, exactly as it came."""
-        with disk_errors():
-            self._file.write(data)
+        """Append a piece of the encoded data set, exactly as it came; it must not change before `spill`."""
+        self._identifiers = None
         self._sha256.update(data)
+        self._pieces.append(data)
+        self._held += len(data)
+        if self._held > MAX_HELD_BYTES or len(self._pieces) > MAX_PIECES:
+            self.spill()
+
+    def spill(self) -> None:
+        """Put what is held into the file."""
+        with disk_errors():
+            file = self._opened()
+            for piece in self._pieces:
+                file.write(piece)
+        self._pieces, self._held = [], 0
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = create_file(self._path)
+            self._file.write(self._head)
+        return self._file
 
     def identifiers(self) -> Identifiers:
         """Return what names the instance once it is complete; DatasetError where it cannot be told."""
-        with disk_errors():
-            self._file.seek(self._offset)
-            return read_identifiers(self._file, self._meta.transfer_syntax_uid, self._meta.sop_instance_uid)
+        if self._identifiers is None:
+            if self._file is None:
+                self._identifiers = self._held_identifiers()
+            else:
+                self.spill()
+                with disk_errors():
+                    self._file.seek(len(self._head))
+                    self._identifiers = self._read_identifiers(self._file)
+                    self._file.seek(0, os.SEEK_END)
+        return self._identifiers
+
+    def _held_identifiers(self) -> Identifiers:
+        """Look for them in the beginning first: the rest is pixels, and is copied to be looked at."""
+        if self._pieces and len(self._pieces[0]) < self._held:
+            with suppress(DatasetError):
+                found = self._read_identifiers(io.BytesIO(self._pieces[0]))
+                if found.modality:
+                    return found
+        return self._read_identifiers(io.BytesIO(b"".join(self._pieces)))
+
+    def _read_identifiers(self, file: BinaryIO) -> Identifiers:
+        return read_identifiers(file, self._meta.transfer_syntax_uid, self._meta.sop_instance_uid)
 
     def commit(self) -> Stored:
-        """Return the instance once file and folder are synced under the final name."""
-        instance = self._storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
-        # A file there that cannot be read is worth no more than none, and is replaced.
-        with suppress(StoreError):
-            return Stored(self._storage.read_instance(instance.path), is_new=False)
+        """Return the instance once it is safe under its final name."""
+        storage = self._storage
+        instance = storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
+        if instance.path.exists():
+            # A file there that cannot be read is worth no more than none, and is replaced.
+            with suppress(StoreError):
+                return Stored(storage.read_instance(instance.path), is_new=False)
         with disk_errors():
-            self._file.flush()
-            self._storage.sync(self._file.fileno())
-            make_folder(instance.path.parent, sync=self._storage.sync)
-            self._path.rename(instance.path)
-            sync_folder(instance.path.parent, sync=self._storage.sync)
+            if self._file is None and storage.journal:
+                self._commit_by_journal(instance.path, storage.journal)
+            else:
+                self.spill()
+                self._commit_by_itself(instance.path)
         return Stored(instance, is_new=True)
+
+    def _commit_by_journal(self, path: Path, journal: Journal) -> None:
+        """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            write_all(descriptor, [self._head, *self._pieces])
+        finally:
+            os.close(descriptor)
+        name = str(path.relative_to(self._storage.root))
+        with journal.keeping(Entry(name, self._head, self._pieces, self._sha256.digest())):
+            make_folder(path.parent, sync=_sync_later)
+            self._path.rename(path)
+
+    def _commit_by_itself(self, path: Path) -> None:
+        """Sync the file, give it its name, and sync that."""
+        storage, file = self._storage, self._opened()
+        file.flush()
+        storage.sync(file.fileno())
+        make_folder(path.parent, sync=storage.sync)
+        if storage.journal:  # which may have made folders and left them to the page cache
+            for folder in (path.parent.parent, storage.instances_folder):
+                sync_folder(folder, sync=storage.sync)
+        self._path.rename(path)
+        sync_folder(path.parent, sync=storage.sync)
 
     def abort(self) -> None:
         """Close, and delete what was not committed."""
-        with suppress(OSError):
-            self._file.close()
+        self._pieces = []
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
         self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
@@ -115,11 +204,17 @@ class Storage:
     """The node's folder. Several processes may use one; only the owner calls `sweep`."""
 
     def __init__(self, root: Path, watermark: Watermark | None = None, *, sync: Sync = os.fsync) -> None:
-        """Make the folders that are missing under `root`."""
+        """Make the folders that are missing under `root`.
+
+        Whoever gives it a `journal` has instances of up to 4 MiB safe by one sync for several.
+        """
+        self.journal: Journal | None = None
+        self._room = (0.0, True)
         self.root = root = root.absolute()
         self.incoming = root / "incoming"
         self.instances_folder = root / "instances"
         self.runs_folder = root / "runs"
+        self.journals_folder = root / "journal"
         self.sync = sync
         self._watermark = watermark or Watermark()
         for folder in (self.incoming, self.instances_folder, self.runs_folder):
@@ -133,8 +228,30 @@ class Storage:
             path.unlink(missing_ok=True)
         return len(leftovers)
 
+    def open_journal(self, name: str, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Keep small instances in the journal of this name, which one process may have open at a time."""
+        folder = self.journals_folder / name
+        self.journal = Journal(folder, self.root, segment_bytes=segment_bytes)
+
+    def close_journal(self) -> None:
+        """Leave the journal empty, where there is one."""
+        if self.journal:
+            self.journal.close()
+            self.journal = None
+
+    def recover(self) -> int:
+        """Do what a killed node left to do, before any port opens; return how many files that was."""
+        return sum(replay(folder, self.root) for folder in self.journals_folder.glob("*")) + self.sweep()
+
     def has_room(self) -> bool:
-        """Is the disk below its watermark?"""
+        """Is the disk below its watermark, or was it a moment ago?"""
+        asked_at, has_room = self._room
+        if time.monotonic() - asked_at > ROOM_S:
+            has_room = self._measure_room()
+            self._room = (time.monotonic(), has_room)
+        return has_room
+
+    def _measure_room(self) -> bool:
         usage = shutil.disk_usage(self.root)
         used_percent = 100 * usage.used / (usage.used + usage.free)
         return usage.free >= self._watermark.free_bytes and used_percent <= self._watermark.used_percent
@@ -202,6 +319,10 @@ class Storage:
         with disk_errors():
             make_folder(folder, sync=self.sync)
         return folder
+
+
+def _sync_later(_descriptor: int) -> None:
+    """Leave it to the journal."""
 
 
 def _token(text: str, grammar: re.Pattern[str]) -> str:

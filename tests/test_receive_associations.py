@@ -158,9 +158,9 @@ def test_a_line_that_is_cut_inside_an_instance_leaves_nothing_of_it(
     open_door: OpenDoor, tmp_path: Path
 ) -> None:
     door = open_door(read_timeout_s=0.5)
-    dataset = encode_dataset(pixels=bytes(4 << 20))
+    dataset = encode_dataset(pixels=bytes(12 << 20))
     path = write_instance(tmp_path / "a.dcm", dataset)
-    with cut_wire(door.port, after_bytes=1 << 20) as wire:
+    with cut_wire(door.port, after_bytes=8 << 20) as wire:
         sender = threading.Thread(target=send_files, args=[[path], Peer(LOOPBACK, wire.port, SIGHTLINE)])
         sender.start()
         wire.wait_until_cut()

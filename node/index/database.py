@@ -1,5 +1,6 @@
 """The database that the index is in: SQLite file or PostgreSQL."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ class Database:
     def __init__(self, url: str) -> None:
         """Open the database at an SQLAlchemy URL, and make the tables that are missing."""
         self._engine = open_database(url)
+        self._shared = threading.local()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -26,9 +28,23 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
-        """Give a connection for one transaction."""
+        """Give a connection for one transaction, or that of the block around it."""
+        connection = getattr(self._shared, "connection", None)
+        if connection is not None:
+            yield connection
+            return
         with self._engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make all that this thread changes in the block one transaction."""
+        with self._engine.begin() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                self._shared.connection = None
 
     def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
         """Return the statement that inserts a row, or updates all but its key and the columns to keep."""

@@ -239,10 +239,15 @@ class _Store:
     @property
     def holds_fragments(self) -> bool:
         """Is any fragment needed again?"""
-        return False
+        return self._writer is not None and self._writer.holds_pieces
 
     def spill(self) -> None:
-        """Let go of all fragments."""
+        """Let go of all fragments; a failure waits too."""
+        try:
+            if self._writer is not None and self._fault is None:
+                self._writer.spill()
+        except SightlineError as fault:
+            self._fail(fault)
 
     def write(self, data: memoryview) -> None:
         """Append a piece; after a failure it is dropped."""
@@ -256,8 +261,11 @@ class _Store:
                 self._writer = self._desk.storage.new_instance(self._meta)
             self._writer.write(data)
         except SightlineError as fault:
-            self._fault = fault
-            self.discard()
+            self._fail(fault)
+
+    def _fail(self, fault: SightlineError) -> None:
+        self._fault = fault
+        self.discard()
 
     def complete(self) -> InstanceWriter:
         """Return the writer that has the whole data set; raises what came in between."""

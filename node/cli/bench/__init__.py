@@ -4,6 +4,7 @@ import typer
 
 from node.cli.bench.encoding import measure_encoding
 from node.cli.bench.inference import measure_inference
+from node.cli.bench.ingest import measure_ingest
 from node.cli.bench.latency import measure_latency
 from node.cli.bench.radiograph import measure_radiograph
 from node.cli.bench.reading import measure_reading
@@ -14,5 +15,6 @@ app.command("encode")(measure_encoding)
 app.command("inference")(measure_inference)
 app.command("radiograph")(measure_radiograph)
 app.command("read")(measure_reading)
+app.command("ingest")(measure_ingest)
 app.command("latency")(measure_latency)
 app.command("slide")(measure_slide)
