@@ -22,7 +22,7 @@ def fuzz(folder: Path, *, seconds: float, seed: int) -> str:
 def test_hostile_bytes_do_no_harm_for_a_moment(tmp_path: Path) -> None:
     said = fuzz(tmp_path / "failures", seconds=4, seed=1)
 
-    assert [line.split(":")[0] for line in said.splitlines()] == ["headers", "pixels", "receiver"]
+    assert [line.split(":")[0] for line in said.splitlines()] == ["headers", "pixels", "receiver", "journal"]
     assert not (tmp_path / "failures").exists()
 
 
