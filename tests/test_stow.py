@@ -332,6 +332,7 @@ def test_a_client_that_drips_is_not_waited_for_and_others_are_served(open_door: 
     thread.start()
     assert post(door, multipart([file()])).status == 200
     assert read_answer(dripping).status == 408
+    assert thread.is_alive()
     dripping.close()
     thread.join()
 
