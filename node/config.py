@@ -166,11 +166,13 @@ def _address_problems(given: Table) -> Iterator[str]:
     port = receive.get("port", ReceiveSettings().port)
     if (web_port := _entry(given, "web").get("port", WebSettings().port)) == port:
         yield problem("web.port", web_port, "another port than receive.port")
+    otherwise = "an archive, not this node: results would come back as new studies"
     for key, entry in _entries(given, "destinations"):
         if entry.get("port") == port and entry.get("host") in here:
-            yield problem(
-                join(key, "port"), port, "an archive, not this node: results would come back as new studies"
-            )
+            yield problem(join(key, "port"), port, otherwise)
+        url = entry.get("url")
+        if isinstance(url, str) and any(f"//{host}:{web_port}/" in f"{url}/" for host in here):
+            yield problem(join(key, "url"), url, otherwise)
 
 
 def _tls_problems(given: Table) -> Iterator[str]:
