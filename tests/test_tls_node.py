@@ -270,7 +270,7 @@ def secured(hospital: Authority, tmp_path: Path) -> Configuration:
     )
 
 
-USES = ["receive.tls", "web.tls", "destinations.pacs.tls"]
+USES = ["receive.tls", "destinations.pacs.tls", "web.tls"]
 
 
 def tls_problems(checks: Iterator[object]) -> dict[str, str]:
