@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 from pydicom.datadict import DicomDictionary
 from pydicom.encaps import encapsulate
-from pydicom.uid import RLELossless
+from pydicom.uid import RLELossless, VLWholeSlideMicroscopyImageStorage
 
+from node.conformance import read_headers
 from node.domain.study import Instance
 from node.errors import DatasetError, PermanentError
 from node.header import FileMeta, encode_file_meta, read_identifiers
@@ -33,6 +35,7 @@ from tests.slides import made_of
 MIB = 1 << 20
 UIDS = encode_dataset(pixels=b"")[:-12]
 PIXELS = element(0x7FE00010, "OW", bytes(MIB))
+SLIDE = VLWholeSlideMicroscopyImageStorage
 UNDEFINED = b"\xff\xff\xff\xff"
 ITEM, ITEM_END = b"\xfe\xff\x00\xe0" + UNDEFINED, b"\xfe\xff\x0d\xe0\0\0\0\0"
 SEQUENCE_END = b"\xfe\xff\xdd\xe0\0\0\0\0"
@@ -162,6 +165,44 @@ def test_a_few_kilobytes_do_not_unfold_into_gigabytes(
         pytest.raises(DatasetError, match="inflates to more than"),
     ):
         read_attributes([hostile])
+
+
+@pytest.mark.parametrize("lie", ["a long element before the transfer syntax", "a wrong group length"])
+def test_a_bomb_is_found_wherever_the_file_meta_says_it_is(
+    lie: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = deflated(UIDS + element(0x7FE00010, "OW", b"") + bytes(100 * MIB))
+    hostile = instance(tmp_path, bomb, DEFLATED)
+    data, meta = hostile.path.read_bytes(), b"\2\0\2\0UI"
+    if lie == "a wrong group length":
+        data = data[:140] + struct.pack("<L", 2 * MIB) + data[144:] + deflated(UIDS)
+    else:
+        private = struct.pack("<HH2sHL", 2, 1, b"OB", 0, 9000) + bytes(9000)
+        data = data.replace(meta, private + meta, 1)
+    hostile.path.write_bytes(data)
+    monkeypatch.setattr(dataset, "MAX_INFLATED_BYTES", 50 * MIB)
+
+    with limited(memory_bytes=120 * MIB, seconds=4), pytest.raises(DatasetError, match="inflates to more"):
+        read_attributes([hostile])
+
+
+READERS: dict[str, Callable[[Instance], object]] = {
+    "attributes": lambda one: read_attributes([one]),
+    "headers": lambda one: read_headers([one.path]),
+    "radiograph": read_projection,
+    "picture": read_picture,
+    "volume": lambda one: read_volume(made_of(one)),
+    "slide": lambda one: open_slide(made_of(replace(one, sop_class_uid=SLIDE))),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_reader_unfolds_a_bomb(reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = instance(tmp_path, deflated(UIDS + element(0x7FE00010, "OW", b"") + bytes(100 * MIB)), DEFLATED)
+    monkeypatch.setattr(dataset, "MAX_INFLATED_BYTES", 50 * MIB)
+
+    with limited(memory_bytes=120 * MIB, seconds=4), pytest.raises(DatasetError, match="inflates to more"):
+        READERS[reader](hostile)
 
 
 def test_a_large_real_header_passes() -> None:

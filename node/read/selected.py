@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 
 from node.header import PREAMBLE_BYTES, UNDEFINED
-from node.read.header_size import check_header_size
+from node.read.dataset import check_bounds
 from node.read.scan import FLOAT_PIXEL_DATA, Element, Head, UnfitError, scan_head
 
 Elements = MutableMapping[BaseTag, DataElement | RawDataElement]
@@ -30,7 +30,7 @@ def read_selected(path: Path, keywords: Sequence[str]) -> Dataset:
     found = scan_head(path, lambda head: _select(path, head, wanted))
     if found is not None:
         return found
-    check_header_size(path.name, path)
+    check_bounds(path.name, path)
     return dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
 
 
