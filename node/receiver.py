@@ -149,6 +149,7 @@ def main() -> None:
         end_now()
     listener.stop()
     storage.close_journal()
+    teller.finish()
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ and headers alone, and the time of its last change is the time it was received.
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,6 +42,7 @@ from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta,
 from node.journal import Entry, Journal, replay
 
 log = structlog.get_logger()
+_numbers = itertools.count()
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 # What fits into the journal; more is written to the file as it comes.
@@ -81,7 +82,7 @@ class InstanceWriter:
         self._storage = storage
         self._meta = meta
         self._sha256 = hashlib.sha256()
-        self._path = storage.incoming / f"{os.getpid()}-{uuid.uuid4().hex}.part"
+        self._path = storage.incoming / f"{os.getpid()}-{next(_numbers)}.part"
         self._head = encode_file_meta(meta)
         self._pieces: list[bytes | memoryview] = []
         self._held = 0
@@ -145,7 +146,7 @@ class InstanceWriter:
         """Return the instance once it is safe under its final name."""
         storage = self._storage
         instance = storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
-        if instance.path.exists():
+        if os.path.exists(instance.path):  # noqa: PTH110 - half the time, for each instance
             # A file there that cannot be read is worth no more than none, and is replaced.
             with suppress(StoreError):
                 return Stored(storage.read_instance(instance.path), is_new=False)
@@ -153,27 +154,35 @@ class InstanceWriter:
             if self._file is None and storage.journal:
                 self._commit_by_journal(instance.path, storage.journal)
             else:
-                self.spill()
                 self._commit_by_itself(instance.path)
         return Stored(instance, is_new=True)
 
     def _commit_by_journal(self, path: Path, journal: Journal) -> None:
         """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        try:
-            write_all(descriptor, [self._head, *self._pieces])
-        finally:
-            os.close(descriptor)
+        self._write_held(_sync_later)
         name = str(path.relative_to(self._storage.root))
         with journal.keeping(Entry(name, self._head, self._pieces, self._sha256.digest())):
             make_folder(path.parent, sync=_sync_later)
             self._path.rename(path)
 
+    def _write_held(self, sync: Sync) -> None:
+        """Write the file from what is held, all at once."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            write_all(descriptor, [self._head, *self._pieces])
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def _commit_by_itself(self, path: Path) -> None:
         """Sync the file, give it its name, and sync that."""
-        storage, file = self._storage, self._opened()
-        file.flush()
-        storage.sync(file.fileno())
+        storage = self._storage
+        if self._file is None:
+            self._write_held(storage.sync)
+        else:
+            self.spill()
+            self._file.flush()
+            storage.sync(self._file.fileno())
         make_folder(path.parent, sync=storage.sync)
         if storage.journal:  # which may have made folders and left them to the page cache
             for folder in (path.parent.parent, storage.instances_folder):

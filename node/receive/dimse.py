@@ -46,8 +46,16 @@ STOP_POLL_S = 0.1
 SPARE_CONNECTIONS = 32
 
 Ended = Literal["released", "aborted"]
-OnCommitment = Callable[[evt.Event], tuple[int, Dataset | None]]
-"""Answers an N-ACTION of storage commitment with its status, in the association's thread (PS3.4 J.3.2)."""
+
+
+class Commitment(Protocol):
+    """Answers the messages of storage commitment, in the association's thread (PS3.4 J.3)."""
+
+    def take_request(self, event: Any) -> tuple[Dataset | int, Dataset | None]:
+        """Return the answer to a request (N-ACTION)."""
+
+    def take_report(self, event: Any) -> tuple[Dataset | int, Dataset | None]:
+        """Return the answer to an archive's report (N-EVENT-REPORT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +63,11 @@ class Extras:
     """What a listener may have besides.
 
     `tls` is asked for the context of each connection, whose handshake is made in its own thread. `bound` is a
-    socket that listens already, in place of the address of the settings. Without `on_commitment`, storage
+    socket that listens already, in place of the address of the settings. Without `commitment`, storage
     commitment is not offered.
     """
 
-    on_commitment: OnCommitment | None = None
+    commitment: Commitment | None = None
     tls: Callable[[], ssl.SSLContext] | None = None
     bound: socket.socket | None = None
 
@@ -115,8 +123,9 @@ class DimseListener:
         settings = self._settings
         handlers: list[Any] = [(evt.EVT_REQUESTED, self._negotiate), (evt.EVT_ACCEPTED, _log_accepted)]
         handlers.append((evt.EVT_RELEASED, lambda event: self._end(event.assoc)))
-        if self._extras.on_commitment:
-            handlers.append((evt.EVT_N_ACTION, self._extras.on_commitment))
+        if commitment := self._extras.commitment:
+            handlers.append((evt.EVT_N_ACTION, commitment.take_request))
+            handlers.append((evt.EVT_N_EVENT_REPORT, commitment.take_report))
         try:
             server = self._entity().make_server(
                 (settings.host, settings.port),
@@ -150,6 +159,11 @@ class DimseListener:
     def port(self) -> int:
         """The port it listens on, which the system chose where the settings say 0."""
         return int(self._server.server_address[1]) if self._server else self._settings.port
+
+    @property
+    def is_idle(self) -> bool:
+        """Is no connection open?"""
+        return not self._connections
 
     def stop(self) -> None:
         """Take no new association, let the open ones finish for a while, abort what is left."""
@@ -235,7 +249,7 @@ class DimseListener:
             _reject(association, rejection)
             return
         cast(Reception, association.dimse).titles = titles
-        services = [STORAGE_COMMITMENT] if self._extras.on_commitment else []
+        services = [STORAGE_COMMITMENT] if self._extras.commitment else []
         association.acceptor.supported_contexts = supported(
             request, services, accepts_private=settings.accept_private_classes
         )

@@ -106,4 +106,9 @@ def supported(
         if sop_class in taken or (accepts_private and sop_class.is_private):
             offered = [str(uid) for uid in context.transfer_syntax if uid in TRANSFER_SYNTAXES]
             syntaxes_by_class.setdefault(str(sop_class), {}).update(dict.fromkeys(offered))
-    return [build_context(uid, list(syntaxes)) for uid, syntaxes in syntaxes_by_class.items() if syntaxes]
+    found = [build_context(uid, list(syntaxes)) for uid, syntaxes in syntaxes_by_class.items() if syntaxes]
+    for context in found:
+        if context.abstract_syntax == STORAGE_COMMITMENT:
+            # An archive that reports on an association of its own offers to be the provider there.
+            context.scu_role = context.scp_role = True
+    return found

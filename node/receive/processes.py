@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,9 @@ RETRY_S = 0.5
 LENGTH = struct.Struct(">L")
 READ_BYTES = 1 << 16
 STOP = b"s"
+GATHER_S = 0.02
+MOST_UNTOLD = 1000
+INSTANCE_FIELDS = tuple(name for name in Instance.__dataclass_fields__ if name != "path")
 
 Json = dict[str, Any]
 
@@ -219,11 +221,18 @@ class _Receiver:
 
 
 class Teller:
-    """The receiver's end of the pair: what it tells, and the plan and the stop that it is told."""
+    """The receiver's end of the pair: what it tells, and the plan and the stop that it is told.
+
+    What is told within some milliseconds goes together: the node is woken once for it.
+    """
 
     def __init__(self, pair: socket.socket) -> None:
         self._pair = pair
-        self._lock = threading.Lock()
+        self._lines: list[Json] = []
+        self._changed = threading.Condition()
+        self._is_done = False
+        self._thread = threading.Thread(target=self._send_for_ever, name="teller", daemon=True)
+        self._thread.start()
 
     def receive_plan(self) -> Any:
         """Return the plan."""
@@ -235,15 +244,42 @@ class Teller:
         return self._pair.recv(1) == STOP
 
     def tell(self, **line: object) -> None:
-        """Tell one thing; raises OSError where the node is dead."""
-        data = json.dumps(line).encode() + b"\n"
-        with self._lock:
-            self._pair.sendall(data)
+        """Tell one thing, soon; where the node falls behind, wait for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._lines) < MOST_UNTOLD)
+            self._lines.append(line)
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Return once everything was told."""
+        with self._changed:
+            self._is_done = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _send_for_ever(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._is_done)
+                if not self._lines:
+                    return
+                if self._lines[-1]["event"] == "stored":
+                    # An association's end, or that there is one more thing to do, cannot wait.
+                    self._changed.wait_for(self._is_urgent, GATHER_S)
+                lines, self._lines = self._lines, []
+                self._changed.notify_all()
+            try:
+                self._pair.sendall(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+            except OSError:  # the node is dead: see wait_for_stop
+                return
+
+    def _is_urgent(self) -> bool:
+        return self._is_done or self._lines[-1]["event"] != "stored"
 
     def tell_stored(self, stored: Stored) -> None:
         """Tell of an instance."""
-        values = asdict(stored.instance) | {"path": str(stored.instance.path)}
-        self.tell(event="stored", is_new=stored.is_new, **values)
+        values = {name: getattr(stored.instance, name) for name in INSTANCE_FIELDS}
+        self.tell(event="stored", is_new=stored.is_new, path=str(stored.instance.path), **values)
 
     def tell_refused(self, called_ae_title: str, status: int) -> None:
         """Tell that one was not taken."""
@@ -256,9 +292,8 @@ class Teller:
 
 def decode_stored(line: Json, root: Path) -> Stored:
     """Return what a receiver told of an instance."""
-    names = Instance.__dataclass_fields__
-    values = {name: line[name] for name in names} | {"path": root / line["path"]}
-    return Stored(Instance(**values), is_new=line["is_new"])
+    values = {name: line[name] for name in INSTANCE_FIELDS}
+    return Stored(Instance(path=root / line["path"], **values), is_new=line["is_new"])
 
 
 def lines_of(pair: socket.socket) -> Iterator[list[Json]]:

@@ -30,7 +30,7 @@ def measure_ingest(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Receive instances of 0.5, 10 and 200 MB on 1 and 4 associations: the node, DCMTK's storescp and Orthanc.
+    """Receive instances of 0.5, 10 and 200 MB on 1 and 4 associations: node, DCMTK's storescp and Orthanc.
 
     The node and Orthanc sync what they acknowledge, storescp and "node unsynced" do not. storescp and Orthanc
     run with their defaults.
