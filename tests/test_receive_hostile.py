@@ -347,7 +347,7 @@ def test_connections_that_say_nothing_leave_room_for_others(
 def test_idle_and_slow_associations_leave_the_others_their_rate(
     open_door: OpenDoor, knock: Knock, tmp_path: Path
 ) -> None:
-    door = open_door(max_associations=80, idle_timeout_s=60, read_timeout_s=30)
+    door = open_door(max_associations=120, idle_timeout_s=60, read_timeout_s=30)
     rates = []
     for count in (19, 69):
         crowd = [knock(door.port) for _ in range(count - 19)]
