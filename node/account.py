@@ -15,12 +15,24 @@ from node.domain.findings import (
     Region,
     Score,
 )
-from node.index import ANALYZED, DELIVERED, PENDING, Index, Json
+from node.index import (
+    ANALYZED,
+    CANCELLED,
+    CONFIRMED,
+    DELIVERED,
+    PENDING,
+    UNDELIVERABLE,
+    WITHDRAWN,
+    Index,
+    Json,
+)
 from node.results import ResultObject
 
 # The outcome of a study is the first of these that one of its runs ended with.
 OUTCOMES_BY_WEIGHT = (Outcome.FINDINGS, Outcome.FAILED, Outcome.NO_FINDINGS, Outcome.NOT_ELIGIBLE)
 PRIORITIES_BY_WEIGHT = (Priority.STAT, Priority.URGENT, Priority.ROUTINE)
+# An archive accepted it; whether it also said that it has it is another matter.
+ARRIVED = (DELIVERED, CONFIRMED)
 OUT_OF_DISTRIBUTION = "out_of_distribution"
 
 
@@ -135,13 +147,14 @@ def _without_image(score: Json | None) -> Json | None:
 
 
 def _describe_object(item: Json) -> Json:
-    delivered = [one["destination"] for one in item["deliveries"] if one["state"] == DELIVERED]
+    states = {one["destination"]: one["state"] for one in item["deliveries"]}
     return {
         "kind": item["kind"],
         "sop_class_uid": item["sop_class_uid"],
         "sop_instance_uid": item["sop_instance_uid"],
         "path": item["path"],
-        "delivered_to": delivered,
+        "delivered_to": [name for name, state in states.items() if state in ARRIVED],
+        "confirmed_by": [name for name, state in states.items() if state == CONFIRMED],
     }
 
 
@@ -152,6 +165,7 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
         return None
     runs = index.runs(study["job_id"]) if study["job_id"] else []
     deliveries = [one for run in runs for item in run["objects"] for one in item["deliveries"]]
+    evidence, _, figures = study["evidence"].partition(" ")
     outcome = _heaviest(OUTCOMES_BY_WEIGHT, [run["outcome"] for run in runs])
     return {
         "study_instance_uid": study_instance_uid,
@@ -159,12 +173,18 @@ def describe_study(index: Index, study_instance_uid: str) -> Json | None:
         "outcome": (outcome or study["outcome"]) if study["state"] == ANALYZED else "",
         "reason": study["reason"] or "; ".join(run["reason"] for run in runs if run["reason"]),
         "priority": _heaviest(PRIORITIES_BY_WEIGHT, [run["priority"] for run in runs]),
-        "evidence": study["evidence"],
+        "evidence": evidence,
+        "evidence_figures": figures,
         "received_at": study["first_received_at"],
         "undelivered": [
             {"destination": one["destination"], "state": one["state"], "detail": one["detail"]}
             for one in deliveries
-            if one["state"] != DELIVERED
+            if one["state"] not in ARRIVED
+        ],
+        "unconfirmed": [
+            {"destination": one["destination"], "detail": one["detail"] or "no word of it yet"}
+            for one in deliveries
+            if one["state"] == DELIVERED and (one["due_at"] is not None or one["detail"])
         ],
         "runs": [_describe_whole_run(index, run) for run in runs],
     }
@@ -189,13 +209,22 @@ def _without_result(said: Json) -> Json:
 
 
 def _state(state: str, deliveries: list[dict[str, Any]]) -> str:
-    """Return `receiving`, `retrying` or `queued` as it is; then `delivering`, `undeliverable` or `done`."""
+    """Return the state of a study that is not analyzed as it is; else how far its results got.
+
+    That is `delivering`, `confirming` (all arrived, and an archive is still to say that it has them),
+    `undeliverable`, `cancelled` (what was not sent is taken back), or `done`.
+    """
     if state != ANALYZED:
         return state
-    waiting = {one["state"] for one in deliveries} - {DELIVERED}
-    if PENDING in waiting:
+    states = {one["state"] for one in deliveries}
+    if PENDING in states:
         return "delivering"
-    return "undeliverable" if waiting else "done"
+    if any(one["state"] == DELIVERED and one["due_at"] is not None for one in deliveries):
+        return "confirming"
+    if UNDELIVERABLE in states:
+        return "undeliverable"
+    is_cancelled = any(one["state"] == WITHDRAWN and one["detail"] == CANCELLED for one in deliveries)
+    return CANCELLED if is_cancelled else "done"
 
 
 def _heaviest(by_weight: tuple[Outcome | Priority, ...], values: list[str]) -> str:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.app import build_destination, build_engine, open_index
-from node.config import load_usable
+from node.config import load_usable, read_secret
 from node.errors import EngineUnavailableError, SightlineError
+from node.index import open_index
 from node.interfaces import models_of
-from node.settings import Configuration
+from node.parts import build_destination, build_engine
+from node.receive.watched import make_folders
+from node.settings import Configuration, DestinationSettings
+from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
 GIB = 1024**3
@@ -41,7 +44,7 @@ def check_machine(configuration: Configuration) -> Iterator[Check]:
     yield _checked("disk", lambda: _look_at_disk(configuration))
     yield _checked("clock", _look_at_clock)
     for name, settings in configuration.destinations.items():
-        yield _checked(f"destinations.{name}", build_destination(name, settings).check)
+        yield _checked(f"destinations.{name}", partial(_look_at_destination, name, settings))
 
 
 def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator[Check]:
@@ -52,8 +55,29 @@ def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator
     receive, web = configuration.receive, configuration.web
     yield _checked(f"receive.port {receive.port}", lambda: _bind(receive.host, receive.port))
     yield _checked(f"web.port {web.port}", lambda: _bind(web.host, web.port))
+    yield from _check_tls(configuration, is_start=waits)
     yield from _check_models(configuration, (EngineUnavailableError,) if waits else ())
-    yield _checked(f"data {configuration.data}", lambda: open_index(configuration).close())
+    yield _checked(f"data {configuration.data}", lambda: open_index(configuration.data).close())
+    if variable := receive.dicomweb.token_env:
+        look = partial(_look_at_secret, variable, "receive.dicomweb.token_env")
+        yield _checked("receive.dicomweb", look)
+    for name, folder in receive.folders.items():
+        yield _checked(f"receive.folders.{name}.path {folder.path}", partial(make_folders, folder.path))
+
+
+def _check_tls(configuration: Configuration, *, is_start: bool) -> Iterator[Check]:
+    """Yield what is wrong with certificates; a start is not held up by one that ends soon.
+
+    Nor by one for an archive that has ended: it gets its results when there is a new one.
+    """
+    for use, settings in tls_by_use(configuration).items():
+        is_server = use in DOORS
+        look = partial(
+            check_certificate, settings, is_server=is_server, soon_days=0 if is_start else SOON_DAYS
+        )
+        yield _checked(
+            f"{use}.tls", partial(client_context, settings) if is_start and not is_server else look
+        )
 
 
 def _check_models(configuration: Configuration, forgiven: Errors) -> Iterator[Check]:
@@ -65,7 +89,7 @@ def _check_models(configuration: Configuration, forgiven: Errors) -> Iterator[Ch
                 yield _checked(f"pipelines.{name} model {model}", partial(engine.check, model), forgiven)
 
 
-def _checked(name: str, look: Callable[[], None], forgiven: Errors = ()) -> Check:
+def _checked(name: str, look: Callable[[], object], forgiven: Errors = ()) -> Check:
     try:
         with suppress(*forgiven):
             look()
@@ -96,6 +120,14 @@ def _look_at_disk(configuration: Configuration) -> None:
             f"{used_percent:.0f} % used, {usage.free / GIB:.1f} GiB free; the node refuses instances above "
             f"{limits.max_used_percent:.0f} % or below {limits.min_free_gib:g} GiB: make room"
         )
+
+
+def _look_at_secret(variable: str, key: str) -> None:
+    read_secret(variable, key)
+
+
+def _look_at_destination(name: str, settings: DestinationSettings) -> None:
+    build_destination(name, settings).check()
 
 
 def _look_at_clock() -> None:

@@ -4,6 +4,7 @@ The sections are in `node/settings.py`. What only the running machine knows (a p
 model, an unreachable destination) is not checked here.
 """
 
+import os
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
@@ -30,6 +31,17 @@ def load(path: Path | None) -> Configuration:
     Raises ConfigurationError with every problem of the file.
     """
     return check_configuration({} if path is None else _read(path))
+
+
+def read_secret(name: str, key: str) -> str:
+    """Return the secret in an environment variable, nothing without a name.
+
+    Raises ConfigurationError where the variable is not set.
+    """
+    secret = os.environ.get(name, "") if name else ""
+    if name and not secret:
+        raise ConfigurationError([problem(key, name, "an environment variable that is set, and not empty")])
+    return secret
 
 
 def load_usable(path: Path | None) -> tuple[Configuration, list[str]]:
@@ -68,7 +80,14 @@ def check_configuration(given: Table) -> Configuration:
         configuration = section(Configuration)(given, "")
     except ConfigurationError as error:
         problems += error.problems
-    problems += [*_reference_problems(given), *_address_problems(given), *_class_problems(given)]
+    problems += [
+        *_destination_problems(given),
+        *_reference_problems(given),
+        *_title_problems(given),
+        *_address_problems(given),
+        *_class_problems(given),
+        *_tls_problems(given),
+    ]
     if problems:
         raise ConfigurationError(problems)
     return _with_repository(configuration)
@@ -100,8 +119,23 @@ def _reference_problems(given: Table) -> Iterator[str]:
     pipelines = tuple(_entry(given, "pipelines") if "pipelines" in given else default_pipelines())
     for key, entry in _entries(given, "pipelines"):
         yield from _unknown_names(entry, join(key, "deliver_to"), destinations, "destination")
+    asked = _entry(given, "assembly").get("ask")
+    if isinstance(asked, str) and asked and asked not in destinations:
+        expected = f"a declared destination ({', '.join(destinations) or 'there is none'}), or nothing"
+        yield problem("assembly.ask", asked, expected + did_you_mean(asked, destinations))
     for key, entry in _entries(_entry(given, "receive"), "application_entities"):
         yield from _unknown_names(entry, f"receive.{key}.pipelines", ("*", *pipelines), "pipeline")
+
+
+def _title_problems(given: Table) -> Iterator[str]:
+    """Give the doors that count for an AE title which the node has not."""
+    receive = _entry(given, "receive")
+    titles = tuple(_entry(receive, "application_entities") or ReceiveSettings().application_entities)
+    for key, door in [("dicomweb", _entry(receive, "dicomweb")), *_entries(receive, "folders")]:
+        title = door.get("ae_title")
+        if title and isinstance(title, str) and title not in titles:
+            expected = f"an AE title of the node ({', '.join(titles)})"
+            yield problem(f"receive.{key}.ae_title", title, expected + did_you_mean(title, titles))
 
 
 def _unknown_names(entry: Table, key: str, names: Iterable[str], kind: str) -> Iterator[str]:
@@ -110,6 +144,20 @@ def _unknown_names(entry: Table, key: str, names: Iterable[str], kind: str) -> I
         if isinstance(name, str) and name not in names:
             expected = f"a declared {kind} ({', '.join(names) or 'there is none'})"
             yield problem(f"{key}[{index}]", name, expected + did_you_mean(name, names))
+
+
+def _destination_problems(given: Table) -> Iterator[str]:
+    """Give the destinations that are not reached in one way: over DICOM, or over DICOMweb."""
+    for key, entry in _entries(given, "destinations"):
+        is_web = bool(entry.get("url"))
+        needed = ("ae_title", "host", "port")
+        if is_web and any(name in entry for name in needed):
+            yield problem(join(key, "url"), entry["url"], "no url where host, port and ae_title are given")
+        for name in needed:
+            if not is_web and name not in entry:
+                yield f"{join(key, name)}: missing – this key must be given, or url"
+        if not is_web and entry.get("token_env"):
+            yield problem(join(key, "token_env"), entry["token_env"], "url: only DICOMweb takes a token")
 
 
 def _address_problems(given: Table) -> Iterator[str]:
@@ -123,6 +171,18 @@ def _address_problems(given: Table) -> Iterator[str]:
             yield problem(
                 join(key, "port"), port, "an archive, not this node: results would come back as new studies"
             )
+
+
+def _tls_problems(given: Table) -> Iterator[str]:
+    """Give what secure connections lack: who shows a certificate needs one, who asks for one a CA."""
+    doors = [(name, _entry(given, name)) for name in ("receive", "web")]
+    for key, entry in [*doors, *_entries(given, "destinations")]:
+        tls, is_door = _entry(entry, "tls"), (key, entry) in doors
+        is_mutual = tls.get("mutual", True) is not False
+        if "tls" in entry and "certificate" not in tls and (is_door or is_mutual):
+            yield f"{key}.tls.certificate: missing – this side must show one"
+        if "tls" in entry and "ca" not in tls and is_door and is_mutual:
+            yield f"{key}.tls.ca: missing – it says whose certificates are accepted; or say mutual = false"
 
 
 def _class_problems(given: Table) -> Iterator[str]:

@@ -8,8 +8,11 @@ SightlineError
 │   ├── GeometryError           spacing, orientation or positions that contradict each other
 │   ├── ModelError              a model that is missing, damaged, or fed the wrong input
 │   ├── ConformanceError        a result that must not leave the node
-│   ├── DeliveryRefusedError    a destination that refuses the object for good
-│   └── StoreError              a store that holds something else than its index says
+│   ├── UnconfirmableError      a destination that cannot say what it holds
+│   ├── StoreError              a store that holds something else than its index says
+│   ├── TlsError                a peer with which no secure connection can be had
+│   ├── MalformedRequestError   a request that breaks the rules of its protocol
+│   └── RequestTooLargeError    a request, or a part of one, beyond the limits
 └── TransientError            worth another try later
     ├── DestinationUnreachableError   no association, no answer, or "try later"
     ├── EngineUnavailableError        the engine cannot answer now, or not in time
@@ -72,8 +75,20 @@ class StoreError(_UidError):
     """A file in the store is missing or is not what the index says."""
 
 
-class DeliveryRefusedError(_UidError):
-    """A destination refuses an object for good (SOP class, identifier, data set)."""
+class UnconfirmableError(_UidError):
+    """A destination (in place of the UID) has no way to say what it holds, or does not tell this node."""
+
+
+class TlsError(PermanentError):
+    """A peer does not show who it is, is not whom we meant, or speaks no TLS that is safe."""
+
+
+class MalformedRequestError(PermanentError):
+    """A request breaks the rules of its protocol."""
+
+
+class RequestTooLargeError(PermanentError):
+    """A request, or a part of one, is beyond the limits."""
 
 
 class DestinationUnreachableError(TransientError):

@@ -1,14 +1,15 @@
 """Everything that can be replaced: what the node asks of a listener, engine, pipeline and destination."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from node.domain.card import ModelCard
+from node.domain.delivery import CommitmentReport, Receipt, Reference
 from node.domain.findings import Findings, Priority
 from node.domain.study import Series
 
@@ -83,12 +84,38 @@ class Destination(Protocol):
     def name(self) -> str:
         """The name in the configuration."""
 
-    def deliver(self, paths: Sequence[Path]) -> None:
-        """Return once every object was accepted.
+    def deliver(self, paths: Sequence[Path]) -> Sequence[Receipt]:
+        """Send the files, over one connection where that can be; return the answer to each, in their order.
 
-        Raises DestinationUnreachableError where another try may help, DeliveryRefusedError where it cannot.
-        Delivering an object twice must do no harm.
+        Where there is no connection at all, every object is postponed. Delivering one twice must do no harm.
+        """
+
+    def confirm(self, objects: Sequence[Reference]) -> frozenset[str]:
+        """Return the SOP Instance UIDs of those objects that the archive, asked for them, says it holds.
+
+        By C-FIND or QIDO. Raises DestinationUnreachableError where another try may bring an answer, and
+        UnconfirmableError where the archive does not answer such questions.
         """
 
     def check(self) -> None:
         """Raise DestinationUnreachableError unless the peer answers."""
+
+
+@runtime_checkable
+class CommittingDestination(Destination, Protocol):
+    """A destination that can also be asked to take responsibility for what it got (storage commitment)."""
+
+    def ask_commitment(
+        self,
+        objects: Sequence[Reference],
+        transaction_uid: str,
+        *,
+        on_report: Callable[[CommitmentReport], bool],
+        has_answered: Callable[[], bool],
+    ) -> None:
+        """Ask; the archive's report goes to `on_report`, or by a connection of its own to the listener.
+
+        Returns as soon as `has_answered`, and otherwise after a short wait. Raises
+        DestinationUnreachableError where another try may help, and UnconfirmableError where the archive has
+        no storage commitment, or refuses.
+        """

@@ -3,16 +3,21 @@
 import socket
 import sys
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 
+from node.deliver.confirmation import note_report
+from node.index import Index, open_index
 from node.journal import BATCH_BYTES
+from node.receive.commitment import CommitmentDesk
 from node.receive.dimse import DimseListener, Extras
 from node.receive.processes import Notes, ReceiverProcesses, Teller, end_now
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.settings import Configuration, LogSettings, ReceiveSettings
 from node.storage import Storage, Watermark
 from node.telemetry import configure_logging
+from node.tls import door_context
 
 MIB, GIB = 1 << 20, 1 << 30
 SEGMENTS = 4
@@ -76,13 +81,20 @@ def _leave_unsynced(_descriptor: int) -> None:
     """Do nothing: for measuring only."""
 
 
+def build_extras(receive: ReceiveSettings, index: Index, bound: socket.socket | None = None) -> Extras:
+    """Return what a listener has besides storing: storage commitment over the index, and TLS."""
+    desk = CommitmentDesk(index, receive.commitment_peers, partial(note_report, index))
+    tls = partial(door_context, receive.tls) if receive.tls else None
+    return Extras(commitment=desk, tls=tls, bound=bound)
+
+
 def build_receiver(
-    configuration: Configuration, storage: Storage, notes: Notes
+    configuration: Configuration, storage: Storage, index: Index, notes: Notes
 ) -> "LocalReceiver | ReceiverProcesses":
     """Return the listener of a node."""
     receive = configuration.receive
     if not receive.processes:
-        return LocalReceiver(receive, storage, notes)
+        return LocalReceiver(receive, storage, index, notes)
     plans = [
         Plan(str(number), storage.root, receive, configuration.log) for number in range(receive.processes)
     ]
@@ -100,7 +112,7 @@ def build_receiver(
 class LocalReceiver:
     """The listener and its journal, in this process."""
 
-    def __init__(self, receive: ReceiveSettings, storage: Storage, notes: Notes) -> None:
+    def __init__(self, receive: ReceiveSettings, storage: Storage, index: Index, notes: Notes) -> None:
         self._receive, self._storage = receive, storage
         self._listener = DimseListener(
             listener_settings(receive),
@@ -108,6 +120,7 @@ class LocalReceiver:
             on_stored=lambda stored: notes.on_stored([stored]),
             on_refused=notes.on_refused,
             on_release=notes.on_release,
+            extras=build_extras(receive, index),
         )
 
     @property
@@ -134,13 +147,14 @@ def main() -> None:
     configure_logging(plan.log.level, Path(plan.log.path) if plan.log.path else None)
     storage = build_storage(plan.data, plan.receive)
     open_journal(storage, plan.receive, plan.name)
+    index = open_index(plan.data)
     listener = DimseListener(
         listener_settings(plan.receive),
         storage,
         on_stored=teller.tell_stored,
         on_refused=teller.tell_refused,
         on_release=teller.tell_ended,
-        extras=Extras(bound=listening),
+        extras=build_extras(plan.receive, index, listening),
     )
     listener.start()
     teller.tell(event="listening")
@@ -150,6 +164,7 @@ def main() -> None:
     listener.stop()
     storage.close_journal()
     teller.finish()
+    index.close()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from node.config_checks import (
     valid_ae_title,
 )
 from node.domain.conditions import Condition, parse
-from node.domain.findings import Priority
+from node.domain.findings import Outcome, Priority
 from node.domain.profile import PRESETS, STANDARD_KINDS, Kind, Profile, ReportClass, SegmentationType
 from node.interfaces import Pipeline
 
@@ -39,8 +39,29 @@ REPOSITORY = Path("triton_repo")
 
 Port = Annotated[int, integer(1, 65535)]
 NAME = matching(r"[A-Za-z0-9_-]{1,64}", "a name of 1–64 letters, digits, _ or -")
+TITLE_OR_NONE = matching(r"((?! )[\x20-\x5b\x5d-\x7e]{1,16}(?<! ))?", "an AE title, or nothing for the first")
+VARIABLE_OR_NONE = matching(r"([A-Za-z_][A-Za-z0-9_]*)?", "the name of an environment variable, or nothing")
+WEB_ADDRESS = matching(
+    r"(https?://[^\s/?#@]+(/[^\s?#]*)?)?", 'an address such as "https://pacs:8443/dicom-web"'
+)
 CLASS = matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", 'where the class is, as "package.module:Class"')
+VARIABLE = matching(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
 _DATABASE = matching(r"(sqlite:///.+)?", "sqlite:///FILE, or nothing for a file in the data folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """How a connection is secured; `mutual` asks both sides for a certificate.
+
+    `certificate` is our own, with those that lead to its authority behind it. Without `key`, the key is in
+    the same file; without `ca`, those authorities are trusted that the system trusts.
+    """
+
+    certificate: Annotated[Path | None, path] = None
+    key: Annotated[Path | None, path] = None
+    key_password_env: Annotated[str, VARIABLE] = ""
+    ca: Annotated[Path | None, path] = None
+    mutual: Annotated[bool, boolean] = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +71,39 @@ class ApplicationEntitySettings:
     pipelines: Annotated[tuple[str, ...], list_of(text)] = ("*",)
     allow_callers: Annotated[tuple[str, ...], filled(list_of(valid_ae_title))] = ("*",)
     max_associations: Annotated[int, integer(0, 1000)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DicomwebSettings:
+    """What comes in by STOW-RS over the web server: for which AE title it counts, and how much at a time."""
+
+    is_enabled: Annotated[bool, boolean] = True
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
+    max_requests: Annotated[int, integer(1, 1000)] = 8
+    max_parts: Annotated[int, integer(1, 1_000_000)] = 10_000
+    max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
+    read_timeout_s: Annotated[float, number(0.1, 3600)] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderSettings:
+    """A folder whose files come in, for which AE title they count, and what is done with them then."""
+
+    path: Annotated[Path, path]
+    ae_title: Annotated[str, TITLE_OR_NONE] = ""
+    settle_s: Annotated[float, number(0, 3600)] = 2.0
+    poll_s: Annotated[float, number(0.05, 3600)] = 1.0
+    after: Annotated[str, one_of("move", "delete")] = "move"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitmentPeerSettings:
+    """Where a sender that asks for storage commitment is told of it."""
+
+    host: Annotated[str, host_name]
+    port: Port
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +126,23 @@ class ReceiveSettings:
     accept_private_classes: Annotated[bool, boolean] = False
     max_used_percent: Annotated[float, number(1, 100)] = 90.0
     min_free_gib: Annotated[float, number(0, 1_000_000)] = 5.0
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
     application_entities: Annotated[
         Mapping[str, ApplicationEntitySettings],
         filled(table_of(section(ApplicationEntitySettings), valid_ae_title)),
     ] = field(default_factory=lambda: {"SIGHTLINE": ApplicationEntitySettings()})
+    dicomweb: Annotated[DicomwebSettings, section(DicomwebSettings)] = DicomwebSettings()
+    folders: Annotated[Mapping[str, FolderSettings], table_of(section(FolderSettings), NAME)] = field(
+        default_factory=dict
+    )
+
+    commitment_peers: Annotated[
+        Mapping[str, CommitmentPeerSettings], table_of(section(CommitmentPeerSettings), valid_ae_title)
+    ] = field(default_factory=dict)
+
+    def title(self, ae_title: str) -> str:
+        """Return the AE title that is meant where none is named: the first."""
+        return ae_title or next(iter(self.application_entities))
 
     @property
     def scopes(self) -> Mapping[str, tuple[str, ...]]:
@@ -88,6 +155,10 @@ class AssemblySettings:
     """When a study counts as complete."""
 
     quiet_period_s: Annotated[float, number(0, 86400)] = 10.0
+    settle_period_s: Annotated[float, number(0, 86400)] = 1.0
+    ask: Annotated[str, matching(r"[A-Za-z0-9_-]{0,64}", "the name of a destination, or nothing")] = ""
+    ask_timeout_s: Annotated[float, number(0.1, 3600)] = 5.0
+    longest_wait_s: Annotated[float, number(0, 86400)] = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +179,15 @@ class EngineSettings:
 class PipelineSettings:
     """One pipeline: its class (`module:Class`) and that class's fields, and the series it wants.
 
-    `priority` is the class in which its runs wait; an empty `deliver_to` means every destination.
+    `priority` is the class in which its runs wait; an empty `deliver_to` means every destination. A quiet
+    period of its own takes the place of the one in `[assembly]`.
     """
 
     use: Annotated[str, CLASS]
     when: Annotated[Condition, parse]
     priority: Annotated[Priority, member(Priority)] = Priority.ROUTINE
     deliver_to: Annotated[tuple[str, ...], list_of(text)] = ()
+    quiet_period_s: Annotated[float | None, number(0, 86400)] = None
     options: Annotated[Table, table] = field(default_factory=dict)
 
     def build(self) -> Pipeline:
@@ -144,11 +217,16 @@ def _object_kinds(value: object, key: str) -> tuple[Kind, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DestinationSettings:
-    """An archive that takes results, which objects it gets in which form, and how long it is tried."""
+    """An archive that takes results, which objects it gets in which form, and how long it is tried.
 
-    host: Annotated[str, host_name]
-    port: Port
-    ae_title: Annotated[str, valid_ae_title]
+    It is reached at host, port and AE title, or at a `url` over DICOMweb.
+    """
+
+    host: Annotated[str, host_name] = ""
+    port: Port = 0
+    ae_title: Annotated[str, valid_ae_title] = ""
+    url: Annotated[str, WEB_ADDRESS] = ""
+    token_env: Annotated[str, VARIABLE_OR_NONE] = ""
     calling_ae_title: Annotated[str, valid_ae_title] = "SIGHTLINE"
     objects: Annotated[tuple[Kind, ...], _object_kinds] = STANDARD_KINDS
     report_class: Annotated[ReportClass, member(ReportClass)] = ReportClass.COMPREHENSIVE_3D
@@ -157,6 +235,9 @@ class DestinationSettings:
     max_frames: Annotated[int, integer(0, 1_000_000)] = 0
     timeout_s: Annotated[float, number(1, 3600)] = 30.0
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
+    confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
+    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
 
     @property
     def profile(self) -> Profile:
@@ -168,6 +249,18 @@ class DestinationSettings:
             omit_empty_frames=self.omit_empty_frames,
             max_frames=self.max_frames,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """How many days finished studies are kept, 0 for ever; `days_by_outcome` goes before `days`."""
+
+    days: Annotated[float, number(0, 100_000)] = 0.0
+    days_by_outcome: Annotated[
+        Mapping[str, float], table_of(number(0, 100_000), one_of(*(one.value for one in Outcome)))
+    ] = field(default_factory=dict)
+    frees_disk: Annotated[bool, boolean] = False
+    interval_min: Annotated[float, number(0.001, 1440)] = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +277,7 @@ class WebSettings:
 
     host: Annotated[str, host_name] = "127.0.0.1"
     port: Port = 8080
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +325,7 @@ class Configuration:
     destinations: Annotated[
         Mapping[str, DestinationSettings], table_of(section(DestinationSettings), NAME)
     ] = field(default_factory=dict)
+    retention: Annotated[RetentionSettings, section(RetentionSettings)] = RetentionSettings()
     workflow: Annotated[WorkflowSettings, section(WorkflowSettings)] = WorkflowSettings()
     web: Annotated[WebSettings, section(WebSettings)] = WebSettings()
     log: Annotated[LogSettings, section(LogSettings)] = LogSettings()

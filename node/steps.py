@@ -1,11 +1,10 @@
-"""The four saved steps of a study: plan, analyze, encode, deliver.
+"""The saved steps of a study: plan, analyze, encode, finish; from then on its results are the outbox's.
 
 Each takes and returns plain JSON, so that a restart finds the same value as the first run, and no pixel and
 no patient gets into a database. Each may run twice: what it writes is keyed by what it was made from.
 """
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,16 +22,14 @@ from node.domain.findings import Algorithm, Findings, Outcome, Priority, Refusal
 from node.domain.profile import DEFAULT_PROFILE, Kind, Profile
 from node.domain.study import PROJECTION_MODALITIES, Instance, Series
 from node.encode import EncodingContext, Predecessor, warm_up
-from node.errors import ConformanceError, DatasetError, PermanentError, SightlineError, TransientError
-from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, Json
-from node.interfaces import Destination, Engine, Pipeline, models_of
+from node.errors import ConformanceError, DatasetError, SightlineError, TransientError
+from node.index import CANCELLED, Index, Json
+from node.interfaces import Engine, Pipeline, models_of
 from node.objects import Quarantined, make_objects
 from node.read.header import read_attributes
 from node.read.picture import read_pictures
 from node.results import ResultObject, load_findings, save_findings
 from node.telemetry import Metrics
-
-FIRST_RETRY_S, LONGEST_RETRY_S = 2.0, 300.0
 
 log = structlog.get_logger()
 
@@ -46,17 +43,11 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
-    """What the configuration says of one destination: its implementation, what it gets, how often to try."""
-
-    destination: Destination
-    profile: Profile
-    max_attempts: int
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything the steps work with; `app` puts it together."""
+    """Everything the steps work with; `app` puts it together.
+
+    `profiles` are what each destination takes; `on_finished` is told that there is something to deliver.
+    """
 
     index: Index
     run_folder: Callable[[str], Path]
@@ -64,8 +55,9 @@ class Parts:
     routes: Mapping[str, Route]
     scopes: Mapping[str, tuple[str, ...]]
     triage_rules: tuple[triage.TriageRule, ...]
-    outlets: Mapping[str, Outlet]
+    profiles: Mapping[str, Profile]
     metrics: Metrics
+    on_finished: Callable[[], object] = lambda: None
 
 
 def group_by_series(instances: Sequence[Instance]) -> dict[str, list[Instance]]:
@@ -152,6 +144,8 @@ class Steps:
 
     def plan(self, study_instance_uid: str, job_id: str) -> list[Json]:
         """Return the runs that the rules want; without any, the study ends here, with the reason."""
+        if self._is_cancelled(study_instance_uid):
+            return []
         planned_at = datetime.now(UTC).isoformat()
         runs: list[Json] = []
         reasons: list[str] = []
@@ -212,13 +206,18 @@ class Steps:
             "paths": [str(one.path) for one in series.instances],
             "not_eligible": not_eligible,
             "priority": rule.priority.value,
-            "destinations": list(rule.deliver_to or self._parts.outlets),
+            "destinations": list(rule.deliver_to or self._parts.profiles),
         }
 
     # --- analyze: pixels to findings
 
     def analyze(self, run: Json) -> Json:
-        """Return where the findings of a run are; raises only what another try may mend."""
+        """Return where the findings of a run are; raises only what another try may mend.
+
+        A study that was cancelled meanwhile has none.
+        """
+        if self._is_cancelled(run["study_instance_uid"]):
+            return {"findings_path": "", "outcome": CANCELLED}
         if run["not_eligible"]:
             findings = self._refused(run, Outcome.NOT_ELIGIBLE, run["not_eligible"])
         else:
@@ -282,6 +281,8 @@ class Steps:
 
     def encode(self, run: Json, analysis: Json) -> Json:
         """Return the outcome of a run and its objects; where one breaks a rule of the gate, none leaves."""
+        if not analysis["findings_path"]:
+            return {"outcome": analysis["outcome"], "sop_instance_uids": []}
         findings = load_findings(Path(analysis["findings_path"]))
         try:
             objects = self._objects(run, findings)
@@ -303,7 +304,7 @@ class Steps:
 
     def _takers(self, run: Json, item: ResultObject) -> list[str]:
         """Return the destinations that want an object: its kind, in this form."""
-        profiles = {name: self._parts.outlets[name].profile for name in run["destinations"]}
+        profiles = {name: self._parts.profiles[name] for name in run["destinations"]}
         return [name for name, profile in profiles.items() if profile.takes(item.kind, item.form)]
 
     def _objects(self, run: Json, findings: Findings) -> Sequence[ResultObject]:
@@ -317,7 +318,7 @@ class Steps:
             predecessors=self._predecessors(run),
         )
         sources = [Path(path) for path in run["paths"]]
-        profiles = [self._parts.outlets[name].profile for name in run["destinations"]] or [DEFAULT_PROFILE]
+        profiles = [self._parts.profiles[name] for name in run["destinations"]] or [DEFAULT_PROFILE]
         made = make_objects(folder, findings, sources, context=context, profiles=profiles)
         if made.quarantined:
             raise self._quarantine(run, made.quarantined)
@@ -356,44 +357,13 @@ class Steps:
         return findings, ()
 
     def finish(self, run: Json) -> None:
-        """Note that a run has its outcome and its objects."""
-        self._index.finish_run(run["run_id"], run["study_instance_uid"], run["job_id"])
+        """Note that a run has its outcome and its objects, which may now be delivered."""
+        uid = run["study_instance_uid"]
+        withdrawn = self._index.finish_run(run["run_id"], uid, run["job_id"])
+        for reason, number in withdrawn.items():
+            self._index.record_event(uid, "deliveries_withdrawn", {"reason": reason, "objects": number})
+        self._parts.on_finished()
 
-    # --- deliver: objects to one destination
-
-    def deliver(self, run: Json, destination: str, attempt: int) -> Json:
-        """Return how the delivery of a run's objects to one destination stands, and when to try again."""
-        waiting = [
-            item
-            for item in self._index.objects(run["run_id"])
-            for delivery in item["deliveries"]
-            if delivery["destination"] == destination and delivery["state"] != DELIVERED
-        ]
-        state, detail = self._send(waiting, destination)
-        if state == PENDING and attempt >= self._parts.outlets[destination].max_attempts:
-            state, detail = UNDELIVERABLE, f"gave up after {attempt} attempts: {detail}"
-        uids = [item["sop_instance_uid"] for item in waiting]
-        self._index.record_delivery(uids, destination, state, detail)
-        self._parts.metrics.objects_delivered.labels(destination, state).inc(len(uids))
-        retry_in_s = retry_delay_s(attempt) if state == PENDING else None
-        return {"state": state, "detail": detail, "retry_in_s": retry_in_s}
-
-    def _send(self, items: Sequence[Json], destination: str) -> tuple[str, str]:
-        """Return state and detail; the detail may quote the peer, and so stays out of the log."""
-        if not items:
-            return DELIVERED, ""
-        try:
-            self._parts.outlets[destination].destination.deliver([Path(item["path"]) for item in items])
-        except TransientError as error:
-            log.warning("delivery_postponed", destination=destination, error=type(error).__name__)
-            return PENDING, str(error)
-        except PermanentError as error:
-            log.warning("delivery_refused", destination=destination, error=type(error).__name__)
-            return UNDELIVERABLE, str(error)
-        return DELIVERED, ""
-
-
-def retry_delay_s(attempt: int) -> float:
-    """Return how long to wait after the given attempt (from 1): exponential, bounded, jittered."""
-    longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (attempt - 1))
-    return round(random.uniform(longest / 2, longest), 2)  # noqa: S311 - spreads load, guards nothing
+    def _is_cancelled(self, study_instance_uid: str) -> bool:
+        study = self._index.study(study_instance_uid)
+        return study is not None and study["state"] == CANCELLED

@@ -52,6 +52,8 @@ MAX_PIECES = 1000
 # So long the disk is taken to have the room that it had.
 ROOM_S = 0.1
 SEGMENT_BYTES = 64 << 20
+# From this part of the way to the watermark on, the disk counts as nearly full.
+NEAR = 0.97
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -260,10 +262,14 @@ class Storage:
             self._room = (time.monotonic(), has_room)
         return has_room
 
-    def _measure_room(self) -> bool:
-        usage = shutil.disk_usage(self.root)
+    def is_nearly_full(self) -> bool:
+        """Is the disk so near to its watermark that something should leave?"""
+        return not self._measure_room(NEAR)
+
+    def _measure_room(self, part: float = 1.0) -> bool:
+        usage, mark = shutil.disk_usage(self.root), self._watermark
         used_percent = 100 * usage.used / (usage.used + usage.free)
-        return usage.free >= self._watermark.free_bytes and used_percent <= self._watermark.used_percent
+        return usage.free * part >= mark.free_bytes and used_percent <= mark.used_percent * part
 
     def new_instance(self, meta: FileMeta) -> InstanceWriter:
         """Return the writer for an instance that begins to come in.
@@ -279,11 +285,21 @@ class Storage:
 
         A file that is no instance is logged and left out.
         """
-        for path in sorted(set(self.instances_folder.glob("*/*/*.dcm")) - known):
-            try:
-                yield self.read_instance(path)
-            except StoreError as fault:
-                log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+        for path in sorted(self.instance_paths() - known):
+            if instance := self.read_whole(path):
+                yield instance
+
+    def instance_paths(self) -> set[Path]:
+        """Return every file that is an instance by its name."""
+        return set(self.instances_folder.glob("*/*/*.dcm"))
+
+    def read_whole(self, path: Path) -> Instance | None:
+        """Return the instance in a stored file; None, and a line in the log, where it is none."""
+        try:
+            return self.read_instance(path)
+        except StoreError as fault:
+            log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+            return None
 
     def read_instance(self, path: Path) -> Instance:
         """Return the instance in a stored file; raises StoreError where it is missing or is none."""

@@ -36,6 +36,9 @@ class Metrics:
         self.objects_delivered = self._counter(
             "objects_delivered", "Result objects by how delivery went", "destination", "state"
         )
+        self.delivery_attempts = self._counter(
+            "delivery_attempts", "Objects sent to a destination by its answer", "destination", "answer"
+        )
         self.objects_quarantined = self._counter(
             "objects_quarantined", "Result objects that broke a rule of the conformance gate", "rule"
         )
@@ -59,8 +62,27 @@ class Metrics:
             "Whether the engine is asked: 0 yes, 1 one trial at a time, 2 not now",
             "model",
         )
+        self.studies_purged = self._counter(
+            "studies_purged", "Studies that were removed with their results", "reason"
+        )
         self.studies_open = self._gauge("studies_open", "Studies by state", "state")
         self.deliveries_pending = self._gauge("deliveries_pending", "Result objects not yet delivered")
+        self.tls_certificate_expiry_seconds = self._gauge(
+            "tls_certificate_expiry_seconds",
+            "Seconds until a certificate of ours ends, less than 0 since",
+            "use",
+        )
+        self.deliveries = self._gauge(
+            "deliveries", "Result objects by destination and state", "destination", "state"
+        )
+        self.delivery_unconfirmed_age_seconds = self._gauge(
+            "delivery_unconfirmed_age_seconds",
+            "Since when the oldest object waits that a destination has yet to get or to confirm",
+            "destination",
+        )
+        self.commitment_reports_owed = self._gauge(
+            "commitment_reports_owed", "Requests for storage commitment that wait for the node's report"
+        )
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Free bytes where the data are")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -1,10 +1,10 @@
-"""The durable story of a study: plan; then analyze and encode each run; then deliver to each destination.
+"""The durable story of a study: plan; then analyze and encode each run, and leave the results to the outbox.
 
 The one place that knows DBOS. A step's saved result is used again after a restart; a step that was cut off
 runs again. Names of workflows, steps and queues are stored formats: never rename one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -19,6 +19,7 @@ from dbos import (
 )
 from dbos._error import DBOSMaxStepRetriesExceeded
 
+from node.assembly import Evidence
 from node.domain.findings import Priority
 from node.errors import SightlineError, TransientError
 from node.index import Index, Json, OpenStudy
@@ -60,15 +61,12 @@ class Workflow:
             "log_level": "ERROR",
         }
 
-    def launch(self, workers: int, destinations: Iterable[str]) -> None:
-        """Take up what was left unfinished, and work: on `workers` runs, and one delivery a destination."""
+    def launch(self, workers: int) -> None:
+        """Take up what was left unfinished, and work on so many runs at a time."""
         DBOS(config=self._config)
         self._register()
         DBOS.launch()
-        concurrency = {STUDIES_QUEUE: 1, RUNS_QUEUE: workers} | {
-            _delivery_queue(name): 1 for name in destinations
-        }
-        for name, limit in concurrency.items():
+        for name, limit in ((STUDIES_QUEUE, 1), (RUNS_QUEUE, workers)):
             DBOS.register_queue(name, worker_concurrency=limit, polling_interval_sec=POLLING_INTERVAL_S)
         self._resume()
 
@@ -76,7 +74,7 @@ class Workflow:
         """Let what is under way finish for a while, then stop; the rest goes on at the next start."""
         DBOS.destroy(workflow_completion_timeout_sec=drain_s, destroy_registry=True)
 
-    def enqueue(self, study: OpenStudy, evidence: str) -> None:
+    def enqueue(self, study: OpenStudy, evidence: Evidence) -> None:
         """Have a complete study read; asking twice for the same instances is asking once."""
         uid = study.study_instance_uid
         instances = self._index.instances(uid)
@@ -85,11 +83,12 @@ class Workflow:
         if self._has_ended(job_id):
             # The index was lost and rebuilt, and does not know what came of that job: read the study again.
             self._index.reopen_study(uid)
-        elif self._index.queue_study(study, job_id, evidence):
-            self._metrics.studies_assembled.labels(evidence).inc()
-            fields = {"evidence": evidence, "instances": len(instances)}
+            return
+        fields: Json = {"evidence": evidence.kind, "instances": len(instances)}
+        fields |= {"figures": evidence.figures} if evidence.figures else {}
+        if self._index.queue_study(study, job_id, str(evidence), fields):
+            self._metrics.studies_assembled.labels(evidence.kind).inc()
             log.info("study_assembled", study_instance_uid=uid, **fields)
-            self._index.record_event(uid, "study_assembled", fields)
             self._enqueue_study(uid, job_id)
 
     def _resume(self) -> None:
@@ -121,14 +120,9 @@ class Workflow:
         def read_run(run: Json) -> None:
             self._read_run(run)
 
-        @DBOS.workflow(name="deliver_result")
-        def deliver_result(run: Json, destination: str, attempt: int) -> None:
-            self._deliver_result(run, destination, attempt)
-
         self._function_by_name = {
             "read_study": read_study,
             "read_run": read_run,
-            "deliver_result": deliver_result,
         }
 
     def _read_study(self, study_instance_uid: str, job_id: str) -> None:
@@ -147,29 +141,14 @@ class Workflow:
                 DBOS.enqueue_workflow(RUNS_QUEUE, self._function_by_name["read_run"], run)
 
     def _read_run(self, run: Json) -> None:
-        """Analyze and encode one run, and queue the delivery to each of its destinations."""
+        """Analyze and encode one run; once it is finished the outbox sends what it made."""
         try:
             analysis = self._step("analyze", run)
         except DBOSMaxStepRetriesExceeded as error:
             reason = f"gave up after {ANALYSIS_ATTEMPTS} attempts{_last_words(error)}"
             analysis = self._step("give_up", run, reason)
         self._step("encode", run, analysis)
-        for name in run["destinations"]:
-            self._enqueue_delivery(run, name, attempt=1, delay_s=None)
         self._step("finish", run)
-
-    def _deliver_result(self, run: Json, destination: str, attempt: int) -> None:
-        result = self._step("deliver", run, destination, attempt)
-        if result["retry_in_s"] is not None:
-            self._enqueue_delivery(run, destination, attempt + 1, result["retry_in_s"])
-
-    def _enqueue_delivery(self, run: Json, destination: str, attempt: int, delay_s: float | None) -> None:
-        """Queue one attempt; it holds no worker while it waits, and holds no other destination up."""
-        job = {name: run[name] for name in ("run_id", "job_id", "study_instance_uid")}
-        workflow_id = derived_id(run["job_id"], run["run_id"], destination, attempt)
-        function = self._function_by_name["deliver_result"]
-        with SetWorkflowID(workflow_id), SetEnqueueOptions(delay_seconds=delay_s):
-            DBOS.enqueue_workflow(_delivery_queue(destination), function, job, destination, attempt)
 
     def _step(self, name: str, subject: str | Json, *arguments: Any) -> Any:
         """Run one step of a study or run, and save what it returns; an earlier result is used again."""
@@ -181,10 +160,6 @@ class Workflow:
                 "should_retry": _is_transient,
             }
         return DBOS.run_step(options, self._steps.take, name, subject, *arguments)
-
-
-def _delivery_queue(destination: str) -> str:
-    return f"deliver-{destination}"
 
 
 def _last_words(error: DBOSMaxStepRetriesExceeded) -> str:

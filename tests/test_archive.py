@@ -8,6 +8,7 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node.deliver.dimse import DimseDestination
+from node.domain.delivery import Reception
 from node.domain.profile import Kind, Profile, SegmentationType
 from node.encode import encode
 from node.read.picture import read_pictures
@@ -93,7 +94,9 @@ def test_stored_by_c_store_they_read_back_equal(
         name="archive", host=by_dimse.host, port=by_dimse.port, ae_title=by_dimse.ae_title
     )
 
-    archive.deliver([path for path, _ in written.values()])
+    receipts = archive.deliver([path for path, _ in written.values()])
+
+    assert {receipt.reception for receipt in receipts} == {Reception.ACCEPTED}
 
     (study,) = {dataset.StudyInstanceUID for _, dataset in written.values()}
     identifiers = by_dimse.instances(study)

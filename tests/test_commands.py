@@ -16,7 +16,8 @@ import pytest
 
 from node.cli import main
 from node.cli.studies import top_finding
-from node.deliver.dimse import Peer, send_files
+from node.deliver.association import Peer
+from node.deliver.dimse import send_files
 from node.domain.findings import Doubt
 from node.samples.dicom import DxOptions, write_dx
 from node.samples.thorax import thorax_radiograph

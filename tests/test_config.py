@@ -15,10 +15,14 @@ from node.domain.profile import Profile, ReportClass, SegmentationType
 from node.errors import ConfigurationError
 from node.settings import (
     ApplicationEntitySettings,
+    CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
+    DicomwebSettings,
+    FolderSettings,
     PipelineSettings,
     ReceiveSettings,
+    TlsSettings,
     TriageRule,
 )
 
@@ -126,25 +130,29 @@ def test_the_shipped_file_says_the_defaults():
 
 
 def test_the_shipped_file_documents_every_key():
-    given = tomllib.loads(
-        re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
-    )
+    given = tomllib.loads(re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE))
 
     assert set(given) == names(Configuration)
     assert set(given["receive"]) == names(ReceiveSettings)
     assert set(given["receive"]["application_entities"]["SIGHTLINE"]) == names(ApplicationEntitySettings)
+    assert set(given["receive"]["dicomweb"]) == names(DicomwebSettings)
+    assert set(given["receive"]["folders"]["inbox"]) == names(FolderSettings)
     assert set(given["pipelines"]["chest_xray"]) == names(PipelineSettings)
     assert set(given["destinations"]["pacs"]) == names(DestinationSettings)
-    for section in ("assembly", "engine", "workflow", "web", "log"):
+    for secured in (given["receive"], given["web"], given["destinations"]["pacs"]):
+        assert set(secured["tls"]) == names(TlsSettings)
+    (peer,) = given["receive"]["commitment_peers"].values()
+    assert set(peer) == names(CommitmentPeerSettings)
+    for section in ("assembly", "engine", "retention", "workflow", "web", "log"):
         assert set(given[section]) == names(type(getattr(Configuration(), section)))
 
 
 def test_the_commented_example_destination_is_valid_and_says_the_defaults():
-    text = re.sub(r"^# (?=\[destinations|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
+    text = re.sub(r"^# (?=\[|\w+ = )", "", SHIPPED.read_text(), flags=re.MULTILINE)
 
     (pacs,) = check_configuration(tomllib.loads(text)).destinations.values()
 
-    assert pacs == DestinationSettings(host="127.0.0.1", port=4242, ae_title="PACS")
+    assert replace(pacs, tls=None) == DestinationSettings(host="127.0.0.1", port=4242, ae_title="PACS")
 
 
 def names(cls):
@@ -296,6 +304,22 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
             'receive.application_entities.A.allow_callers[0]: "B\\\\C" – expected an AE title',
         ),
         (
+            '[receive.dicomweb]\nae_title = "SIGTHLINE"',
+            'receive.dicomweb.ae_title: "SIGTHLINE" – expected an AE title of the node (SIGHTLINE) '
+            "– did you mean SIGHTLINE?",
+        ),
+        (
+            '[receive.folders.a]\npath = "a"\nae_title = "B"',
+            'receive.folders.a.ae_title: "B" – expected an AE title of the node (SIGHTLINE)',
+        ),
+        (
+            "[retention]\ndays_by_outcome = { no_finding = 30 }",
+            'retention.days_by_outcome.no_finding: "no_finding" – expected findings or no_findings or '
+            "not_eligible or failed – did you mean no_findings?",
+        ),
+        ("[receive.folders.a]", "receive.folders.a.path: missing – this key must be given"),
+        ('[receive.dicomweb]\ntoken_env = "a b"', 'receive.dicomweb.token_env: "a b" – expected the name of'),
+        (
             '[receive.application_entities.A]\npipelines = ["chest_xry"]',
             'receive.application_entities.A.pipelines[0]: "chest_xry" – expected a declared pipeline '
             "(*, chest_xray, chest_ct, slide_tumor) – did you mean chest_xray?",
@@ -316,7 +340,19 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         ),
         (
             '[destinations.a]\nhost = "a"\nport = 1',
-            "destinations.a.ae_title: missing – this key must be given",
+            "destinations.a.ae_title: missing – this key must be given, or url",
+        ),
+        (
+            f'[destinations.a]\n{PACS}url = "http://a/dicom-web"',
+            'destinations.a.url: "http://a/dicom-web" – expected no url where host, port and ae_title are',
+        ),
+        (
+            '[destinations.a]\nurl = "a/dicom-web"',
+            'destinations.a.url: "a/dicom-web" – expected an address such',
+        ),
+        (
+            f'[destinations.a]\n{PACS}token_env = "T"',
+            'destinations.a.token_env: "T" – expected url: only DICOMweb takes a token',
         ),
         (
             f'[destinations.a]\n{PACS}objects = ["finding_sr"]',

@@ -14,7 +14,7 @@ from tests.peers.archive import Recorder, run_recorder
 from tests.peers.node import Node
 from tests.peers.wire import cut_wire
 
-STEPS = ["plan", "analyze", "encode", "deliver"]
+STEPS = ["plan", "analyze", "encode", "finish"]
 STACK_SIZE = 12
 
 NewNode = Callable[[Mapping[str, Any]], Node]
@@ -163,7 +163,7 @@ def test_killed_again_and_again(node: Node, recorder: Recorder, positive: Path) 
     node.start(hold_at={"event": "step_started", "step": "plan"})
     dcmtk.send([positive], node.port, called=node.ae_title)
     node.wait_for_record(event="step_started", step="plan")
-    for step in ("analyze", "encode", "deliver"):
+    for step in ("analyze", "encode", "finish"):
         node.kill()
         node.start(hold_at={"event": "step_started", "step": step})
         node.wait_for_record(event="step_started", step=step)
@@ -187,7 +187,7 @@ def test_killed_at_every_record_of_the_log(new_node: NewNode, positive: Path) ->
     points = [{key: one[key] for key in keys if key in one} for one in unharmed.log_records()]
     first, last = (
         points.index({"event": "instance_stored"}),
-        points.index({"event": "step_finished", "step": "deliver"}),
+        points.index({"event": "objects_delivered"}),
     )
 
     for point in points[first : last + 1]:

@@ -1,6 +1,7 @@
 """What leaves over DICOM: the file's own bytes, and what each answer of a peer means for the sender."""
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,9 +19,11 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 from structlog.testing import capture_logs
 
-from node.deliver.dimse import DimseDestination, Peer, echo, send_files
+from node.deliver.association import Peer, echo
+from node.deliver.dimse import DimseDestination, send_files
 from node.deliver.summary import Answer, SentFile, answer_to
-from node.errors import DeliveryRefusedError, DestinationUnreachableError
+from node.domain.delivery import Receipt, Reception
+from node.errors import DestinationUnreachableError
 from node.header import read_file_meta
 from tests.instances import CT, EXPLICIT, IMPLICIT, MR, encode_dataset, write_instance
 from tests.peers import LOOPBACK, end_process, free_ports, need_program, wait_until
@@ -244,54 +247,49 @@ def test_a_warning_is_an_acceptance_and_is_logged(archive: Archive, files: list[
     with capture_logs() as logs:
         archive.destination().deliver(files[:1])
 
-    assert [entry["event"] for entry in logs] == ["delivery_warned", "objects_delivered"]
+    assert [entry["event"] for entry in logs] == ["delivery_warned"]
     assert logs[0]["status"] == "0xB006"
     assert "because" not in str(logs), "the peer's words may be about a patient"
 
 
-@pytest.mark.parametrize("status", [0xA700, 0x0110])
-def test_try_later_is_worth_another_try(archive: Archive, files: list[Path], status: int) -> None:
-    archive.answer = lambda _event, number: 0x0000 if number == 1 else with_comment(status)
-
-    with pytest.raises(DestinationUnreachableError, match=rf"pacs: 1\.2\.1: .*0x{status:04X}, because"):
-        archive.destination().deliver(files)
-
-
-@pytest.mark.parametrize("status", [0xA900, 0xC123, 0x0122])
-def test_a_refusal_is_for_good_and_names_object_and_peer(
-    archive: Archive, files: list[Path], status: int
+@pytest.mark.parametrize(
+    ("status", "reception"),
+    [
+        (0xA700, Reception.POSTPONED),
+        (0x0110, Reception.POSTPONED),
+        (0xA900, Reception.REFUSED),
+        (0xC123, Reception.REFUSED),
+        (0x0122, Reception.REFUSED),
+    ],
+)
+def test_each_object_has_its_own_receipt(
+    archive: Archive, files: list[Path], status: int, reception: Reception
 ) -> None:
-    archive.answer = lambda _event, number: 0x0000 if number == 1 else with_comment(status)
+    archive.answer = lambda _event, number: with_comment(status) if number == 2 else 0x0000
 
-    with pytest.raises(DeliveryRefusedError, match=rf"1\.2\.1: pacs: .*0x{status:04X}, because") as failure:
-        archive.destination().deliver(files)
+    first, second, third = archive.destination().deliver(files)
 
-    assert failure.value.uid == "1.2.1"
-    assert len(archive.syntaxes) == 3
-
-
-def test_what_may_pass_later_goes_before_what_cannot(archive: Archive, files: list[Path]) -> None:
-    archive.answer = lambda _event, number: 0xA900 if number == 1 else 0xA700
-
-    with pytest.raises(DestinationUnreachableError):
-        archive.destination().deliver(files)
+    assert first == third == Receipt(Reception.ACCEPTED)
+    assert second.reception is reception
+    assert f"0x{status:04X}, because" in second.reason
 
 
 def test_an_object_of_a_class_that_the_peer_does_not_take_is_refused(files: list[Path]) -> None:
-    with (
-        run_archive([MR], [EXPLICIT]) as archive,
-        pytest.raises(DeliveryRefusedError, match="CT Image Storage"),
-    ):
-        archive.destination().deliver(files)
+    with run_archive([MR], [EXPLICIT]) as archive:
+        receipts = archive.destination().deliver(files)
 
     assert not archive.syntaxes
+    assert {receipt.reception for receipt in receipts} == {Reception.REFUSED}
+    assert "CT Image Storage" in receipts[0].reason
 
 
 def test_a_compressed_object_is_not_sent_to_who_cannot_read_it(archive: Archive, tmp_path: Path) -> None:
     path = write_instance(tmp_path / "a.dcm", encode_dataset(), transfer_syntax_uid=JPEGLosslessSV1)
 
-    with pytest.raises(DeliveryRefusedError, match="no presentation context"):
-        archive.destination().deliver([path])
+    (receipt,) = archive.destination().deliver([path])
+
+    assert receipt.reception is Reception.REFUSED
+    assert "no presentation context" in receipt.reason
 
 
 def test_what_is_no_dicom_file_is_refused_and_the_rest_is_sent(
@@ -306,8 +304,8 @@ def test_what_is_no_dicom_file_is_refused_and_the_rest_is_sent(
     assert summary.count_by_answer == {Answer.UNREADABLE: 1, Answer.ACCEPTED: 3}
     assert [file.path for file in told] == [text, *files]
     assert [file.path for file in summary.failures] == [text]
-    with pytest.raises(DeliveryRefusedError):
-        archive.destination().deliver([text])
+    receptions = [receipt.reception for receipt in archive.destination().deliver([files[0], text, files[1]])]
+    assert receptions == [Reception.ACCEPTED, Reception.REFUSED, Reception.ACCEPTED]
 
 
 def test_nothing_is_delivered_without_an_association(archive: Archive) -> None:
@@ -342,9 +340,9 @@ def test_a_peer_that_breaks_off_each_time_is_not_asked_for_ever(archive: Archive
 
     archive.answer = break_off
 
-    with pytest.raises(DestinationUnreachableError, match="association lost"):
-        archive.destination().deliver(files)
+    receipts = archive.destination().deliver(files)
 
+    assert receipts == [Receipt(Reception.POSTPONED, "not answered, association lost")] * 3
     assert archive.associations == 4
     assert send_files(files, archive.peer).count_by_answer == {Answer.UNANSWERED: 3}
 
@@ -361,10 +359,11 @@ def test_a_peer_that_never_answers_is_left_after_the_time_allowed(
     archive.answer = hang
 
     try:
-        with pytest.raises(DestinationUnreachableError, match="association lost"):
-            archive.destination(timeout_s=0.3).deliver(files[:1])
+        (receipt,) = archive.destination(timeout_s=0.3).deliver(files[:1])
     finally:
         go_on.set()
+
+    assert receipt == Receipt(Reception.POSTPONED, "not answered, association lost")
 
 
 @pytest.mark.parametrize(
@@ -372,7 +371,7 @@ def test_a_peer_that_never_answers_is_left_after_the_time_allowed(
     [
         ({"port": 1}, "cannot connect"),
         ({"ae_title": "NOBODY"}, "rejected: Called AE title not recogni[sz]ed"),
-        ({"host": "no-such-host.invalid"}, "pacs"),
+        ({"host": "no-such-host.invalid"}, "no-such-host"),
     ],
     ids=["port", "title", "host"],
 )
@@ -381,10 +380,13 @@ def test_a_peer_that_is_not_there_is_told_in_words(
 ) -> None:
     destination = archive.destination(**changes)
 
-    for attempt in (destination.check, lambda: destination.deliver(files)):
-        with pytest.raises(DestinationUnreachableError, match=words) as failure:
-            attempt()
-        assert failure.value.destination == "pacs"
+    receipts = destination.deliver(files)
+    with pytest.raises(DestinationUnreachableError, match=words) as failure:
+        destination.check()
+
+    assert failure.value.destination == "pacs"
+    assert [receipt.reception for receipt in receipts] == [Reception.POSTPONED] * 3
+    assert re.search(words, receipts[0].reason)
 
 
 def test_a_peer_that_is_there_passes_the_check(archive: Archive) -> None:

@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 from node.account import describe_study
-from node.deliver.dimse import Peer, send_files
+from node.deliver.association import Peer
+from node.deliver.dimse import send_files
 from node.domain.feedback import Verdict
 from node.index import Index, sqlite_url
 from node.samples.demo import Sample

@@ -10,7 +10,8 @@ import pytest
 from pynetdicom.association import Association
 from structlog.testing import capture_logs
 
-from node.deliver.dimse import Peer, echo, send_files
+from node.deliver.association import Peer, echo
+from node.deliver.dimse import send_files
 from node.errors import ConfigurationError
 from node.receive.dimse import DimseListener
 from node.receive.settings import ApplicationEntity, DimseListenerSettings

@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Sequence
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,18 @@ from node.domain.findings import Doubt, Priority
 from node.domain.profile import DEFAULT_PROFILE, Profile
 from node.encode import encode
 from node.errors import (
-    DeliveryRefusedError,
-    DestinationUnreachableError,
     EngineUnavailableError,
     ModelError,
     PixelError,
 )
-from node.index import DELIVERED, PENDING, UNDELIVERABLE, Index, sqlite_url
+from node.index import Index, sqlite_url
 from node.pipelines.chest_xray import ChestXray
 from node.receive.folder import store_file
 from node.routing import Rule
 from node.samples.dicom import DxOptions, write_dx
 from node.samples.thorax import thorax_radiograph
 from node.settings import TriageRule
-from node.steps import FIRST_RETRY_S, LONGEST_RETRY_S, Outlet, Parts, Route, Steps, retry_delay_s
+from node.steps import Parts, Route, Steps
 from node.storage import Storage
 from node.telemetry import Metrics
 from tests.test_pipelines import FakeEngine
@@ -69,23 +67,6 @@ class AbsentEngine(GatedEngine):
         raise self._fault
 
 
-@dataclasses.dataclass
-class FakeDestination:
-    """Takes everything, or answers with the faults it was given, one a call."""
-
-    name: str = "pacs"
-    faults: list[Exception] = dataclasses.field(default_factory=list)
-    taken: list[Path] = dataclasses.field(default_factory=list)
-
-    def deliver(self, paths: Sequence[Path]) -> None:
-        if self.faults:
-            raise self.faults.pop(0)
-        self.taken += paths
-
-    def check(self) -> None:
-        """It is always there."""
-
-
 class BrokenPipeline:
     """Raises what it was given."""
 
@@ -99,14 +80,14 @@ class BrokenPipeline:
 
 
 class Bench:
-    """The steps over a real spool and index, with a fake engine and destination."""
+    """The steps over a real spool and index, with a fake engine."""
 
     def __init__(self, folder: Path, profile: Profile = DEFAULT_PROFILE) -> None:
         self.folder = folder
         self.storage = Storage(folder / "data")
         self.index = Index(sqlite_url(folder / "index.sqlite"))
-        self.destination = FakeDestination()
         self.metrics = Metrics()
+        self.finished = threading.Event()
         self.profile = profile
         self.use(CLASSIFIER)
 
@@ -119,8 +100,9 @@ class Bench:
             routes={"chest_xray": Route(pipeline, Rule("chest_xray", parse({"modality": ["CR", "DX"]})))},
             scopes={},
             triage_rules=(TriageRule(finding="Pneumonia", at_least=0.5, priority=Priority.URGENT),),
-            outlets={"pacs": Outlet(self.destination, self.profile, max_attempts=3)},
+            profiles={"pacs": self.profile},
             metrics=self.metrics,
+            on_finished=self.finished.set,
         )
         self.steps = Steps(parts)
 
@@ -232,7 +214,6 @@ def test_a_model_that_states_no_more_leaves_null_in_the_account(bench):
 def test_reading_twice_makes_the_same_objects_and_no_second_copy(bench):
     uid = bench.receive("PA")
     (run,) = bench.read(uid)
-    bench.steps.take("deliver", run, "pacs", 1)
     before = {
         item["sop_instance_uid"]: Path(item["path"]).read_bytes()
         for item in bench.index.objects(run["run_id"])
@@ -240,7 +221,6 @@ def test_reading_twice_makes_the_same_objects_and_no_second_copy(bench):
 
     bench.index.reopen_study(uid)
     (again,) = bench.read(uid)
-    bench.steps.take("deliver", again, "pacs", 1)
 
     after = {
         item["sop_instance_uid"]: Path(item["path"]).read_bytes()
@@ -248,7 +228,6 @@ def test_reading_twice_makes_the_same_objects_and_no_second_copy(bench):
     }
     assert again["run_id"] == run["run_id"]
     assert after == before
-    assert len(bench.destination.taken) == len(before)
 
 
 def test_a_lateral_view_is_not_eligible_and_says_why(bench):
@@ -353,48 +332,70 @@ def test_an_object_that_breaks_a_rule_is_kept_in_quarantine_and_the_study_says_w
     assert (
         'sightline_objects_quarantined_total{rule="known_codes"} 1.0' in bench.metrics.exposition().decode()
     )
-    taken = [item["sop_instance_uid"] for item in run["quarantined"]]
-    bench.steps.take("deliver", bench.last_run, "pacs", 1)
-    assert not {str(dcmread(path).SOPInstanceUID) for path in bench.destination.taken} & set(taken)
+    waiting = {one.uid for one in bench.index.waiting("pacs", limit=10)}
+    assert waiting == {item["sop_instance_uid"] for item in run["objects"]}, "the quarantined would leave too"
 
 
-def test_delivery_is_tried_again_until_it_succeeds(bench):
-    (run,) = bench.read(bench.receive("PA"))
-    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
-
-    first = bench.steps.take("deliver", run, "pacs", 1)
-    second = bench.steps.take("deliver", run, "pacs", 2)
-
-    assert (first["state"], second["state"]) == (PENDING, DELIVERED)
-    assert first["retry_in_s"] > 0
-    assert second["retry_in_s"] is None
-    assert len(bench.destination.taken) == 3
-
-
-def test_delivery_gives_up_after_the_last_attempt_and_says_so(bench):
+def test_nothing_is_to_be_sent_before_the_run_is_finished(bench):
     uid = bench.receive("PA")
-    (run,) = bench.read(uid)
-    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "job", "files")
+    (run,) = bench.steps.take("plan", uid, "job")
+    bench.steps.take("encode", run, bench.steps.take("analyze", run))
+    before = bench.index.waiting("pacs", limit=10)
 
-    answer = bench.steps.take("deliver", run, "pacs", 3)
+    bench.steps.take("finish", run)
 
-    assert (answer["state"], answer["retry_in_s"]) == (UNDELIVERABLE, None)
-    assert bench.account(uid)["state"] == "undeliverable"
-    assert "gave up after 3 attempts" in bench.account(uid)["undelivered"][0]["detail"]
-
-
-def test_a_refused_object_is_not_tried_again(bench):
-    (run,) = bench.read(bench.receive("PA"))
-    bench.destination.faults = [DeliveryRefusedError("1.2.3", "SOP class not supported")]
-
-    answer = bench.steps.take("deliver", run, "pacs", 1)
-
-    assert (answer["state"], answer["retry_in_s"]) == (UNDELIVERABLE, None)
+    assert before == []
+    assert bench.finished.is_set(), "the outbox was not told"
+    assert len(bench.index.waiting("pacs", limit=10)) == 3
 
 
-def test_waits_grow_are_bounded_and_differ():
-    waits = [[retry_delay_s(attempt) for _ in range(50)] for attempt in (1, 4, 300)]
+def test_a_study_that_is_cancelled_while_it_is_read_leaves_nothing_to_send(bench):
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "job", "files")
+    (run,) = bench.steps.take("plan", uid, "job")
+    analysis = bench.steps.take("analyze", run)
+    bench.steps.take("encode", run, analysis)
 
-    for attempt, drawn in zip((1, 4, 300), waits, strict=True):
-        longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** (attempt - 1))
-        assert longest / 2 <= min(drawn) < max(drawn) <= longest
+    bench.index.cancel_study(uid)
+    bench.steps.take("finish", run)
+
+    account = bench.account(uid)
+    assert (account["state"], account["outcome"]) == ("cancelled", "")
+    assert {one["state"] for one in account["undelivered"]} == {"withdrawn"}
+    assert "study_cancelled" in [event["event"] for event in bench.index.events(uid)]
+    assert bench.index.waiting("pacs", limit=10) == []
+
+
+def test_a_cancelled_study_is_neither_planned_nor_analyzed(bench):
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "job", "files")
+    (run,) = bench.steps.take("plan", uid, "job")
+    bench.index.cancel_study(uid)
+
+    analysis = bench.steps.take("analyze", run)
+    encoded = bench.steps.take("encode", run, analysis)
+
+    assert bench.steps.take("plan", uid, "other job") == []
+    assert analysis == {"findings_path": "", "outcome": "cancelled"}
+    assert encoded["sop_instance_uids"] == []
+    bench.index.record_instance(bench.index.instances(uid)[0])
+    assert bench.index.open_studies() == [], "one more instance had it read after all"
+
+
+def test_a_cancelled_study_that_is_asked_for_again_is_read_and_sent(bench):
+    uid = bench.receive("PA")
+    bench.read(uid)
+    bench.index.cancel_study(uid)
+    before = bench.index.waiting("pacs", limit=10)
+    account = bench.account(uid)
+
+    bench.index.reopen_study(uid)
+    bench.read(uid)
+
+    assert (account["state"], account["outcome"]) == ("cancelled", "findings"), "it was read already"
+    assert before == []
+    assert len(bench.index.waiting("pacs", limit=10)) == 3

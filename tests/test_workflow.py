@@ -3,27 +3,38 @@ from pathlib import Path
 
 import pytest
 
-from node.errors import DestinationUnreachableError, OutOfResourcesError
+from node.assembly import QUIET, Evidence
+from node.deliver.outbox import Outbox, Outlet
+from node.domain.delivery import Receipt, Reception
+from node.errors import OutOfResourcesError
 from node.index import Index, sqlite_url
 from node.workflow import ANALYSIS_ATTEMPTS, Workflow
+from tests.destinations import FakeDestination
 from tests.peers import wait_until
 from tests.test_steps import Bench, BrokenPipeline
 
 
 class Durable(Bench):
-    """A bench whose steps a workflow carries; it can be stopped and launched again."""
+    """A bench whose steps a workflow carries, and an outbox sends; it can be stopped and launched again."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.destination = FakeDestination()
 
     def launch(self) -> None:
         database = sqlite_url(self.folder / "workflow.sqlite")
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
-        self.workflow.launch(1, ["pacs"])
+        self.outbox = Outbox(self.index, {"pacs": Outlet(self.destination, 3)}, self.metrics)
+        self.outbox.start()
+        self.workflow.launch(1)
 
     def stop(self) -> None:
         self.workflow.stop(drain_s=0)
+        self.outbox.stop(drain_s=5)
 
     def assemble(self) -> None:
         for study in self.index.open_studies():
-            self.workflow.enqueue(study, "quiet_period")
+            self.workflow.enqueue(study, Evidence(QUIET))
 
     def wait_for_state(self, uid: str, state: str) -> dict:
         wait_until(lambda: self.account(uid)["state"] == state, f"the study is {state}", 60)
@@ -51,30 +62,30 @@ def test_a_complete_study_is_read_and_delivered(bench: Durable) -> None:
     account = bench.wait_for_state(uid, "done")
     assert account["outcome"] == "findings"
     assert len(bench.destination.taken) == 3
-    steps = ["plan", "analyze", "encode", "finish", "deliver"]
-    assert sorted(events(bench, uid)) == sorted(["study_assembled", *(f"{step}_finished" for step in steps)])
+    steps = [f"{step}_finished" for step in ("plan", "analyze", "encode", "finish")]
+    assert sorted(events(bench, uid)) == sorted(["study_assembled", *steps, "objects_delivered"])
 
 
 def test_a_study_asked_for_twice_is_read_once(bench: Durable) -> None:
     uid = bench.receive("PA")
     (study,) = bench.index.open_studies()
 
-    bench.workflow.enqueue(study, "quiet_period")
-    bench.workflow.enqueue(study, "quiet_period")
+    bench.workflow.enqueue(study, Evidence(QUIET))
+    bench.workflow.enqueue(study, Evidence(QUIET))
 
     bench.wait_for_state(uid, "done")
     assert events(bench, uid).count("analyze_finished") == 1
 
 
 def test_a_destination_that_comes_back_gets_its_results(bench: Durable) -> None:
-    bench.destination.faults = [DestinationUnreachableError("pacs", "cannot connect")]
+    bench.destination.receipts = [Receipt(Reception.POSTPONED, "cannot connect")]
     uid = bench.receive("PA")
 
     bench.assemble()
 
     account = bench.wait_for_state(uid, "done")
     assert account["undelivered"] == []
-    assert events(bench, uid).count("deliver_finished") == 2
+    assert bench.destination.calls == 2
 
 
 def test_an_analysis_that_lacks_resources_is_tried_again_and_then_fails(bench: Durable) -> None:
@@ -98,7 +109,7 @@ def test_a_retry_reads_again_and_sends_nothing_twice(bench: Durable) -> None:
     bench.index.reopen_study(uid)
     bench.assemble()
 
-    wait_until(lambda: events(bench, uid).count("deliver_finished") == 2, "delivery was looked at again")
+    wait_until(lambda: events(bench, uid).count("finish_finished") == 2, "it was read again")
     assert bench.wait_for_state(uid, "done")["outcome"] == "findings"
     assert len(bench.destination.taken) == 3
 

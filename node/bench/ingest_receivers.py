@@ -63,7 +63,7 @@ def running_node(folder: Path, *, name: str = NODE, sync: bool = True) -> Iterat
                 for one in stored:
                     index.record_instance(one.instance)
 
-        receiver = build_receiver(configuration, storage, Notes(note, _ignore, _ignore))
+        receiver = build_receiver(configuration, storage, index, Notes(note, _ignore, _ignore))
         if not isinstance(receiver, ReceiverProcesses):
             raise ConfigurationError(["the receiver is measured in a process of its own"])
         receiver.start()

@@ -20,13 +20,14 @@ from node.bench.memory import peak
 from node.bench.plain_store import AE_TITLE
 from node.bench.relayed import Answers, RelayedEngine
 from node.deliver.dimse import DimseDestination
+from node.domain.delivery import Reception
 from node.domain.findings import Findings, Priority
 from node.domain.profile import Kind, Profile
 from node.domain.study import Instance, Series
 from node.encode import EncodingContext, warm_up
 from node.engines.onnx import OnnxEngine
 from node.engines.repository import ModelRepository
-from node.errors import ConformanceError
+from node.errors import ConformanceError, DestinationUnreachableError
 from node.header import read_file_meta, read_identifiers
 from node.interfaces import Arrays, Engine
 from node.objects import make_objects
@@ -91,7 +92,9 @@ class Study:
         with self.clock.stage("encode"):
             paths = self._objects(folder / "objects", findings)
         with self.clock.stage("send"):
-            self._destination.deliver(paths)
+            for receipt in self._destination.deliver(paths):
+                if receipt.reception is not Reception.ACCEPTED:
+                    raise DestinationUnreachableError("bench", receipt.reason)
         self.engine.replay()
         return {
             "seconds": self.clock.seconds,

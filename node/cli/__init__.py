@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from node.cli import bench, check, demo, models, process, result, run, send, studies
+from node.cli import bench, check, demo, destinations, models, process, result, run, send, studies
 from node.cli.output import complain
 from node.errors import ConfigurationError, SightlineError
 
@@ -21,6 +21,7 @@ app.command("check")(check.check)
 app.command("process")(process.process)
 app.command("send")(send.send)
 app.add_typer(studies.app, name="studies")
+app.add_typer(destinations.app, name="destinations")
 app.add_typer(result.app, name="result")
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")

@@ -19,7 +19,8 @@ from node.cli.output import AsJson, ConfigurationFile, Progression, complain, pr
 from node.cli.publish import print_accounts, publish
 from node.cli.send import parse_address
 from node.config import load
-from node.deliver.dimse import Peer, send_files
+from node.deliver.association import Peer
+from node.deliver.dimse import send_files
 from node.errors import TransientError
 from node.index import Json
 from node.receive.dimse import DimseListener
@@ -135,7 +136,7 @@ def _wait(running: Node, uid_by_sample: dict[str, str]) -> None:
         while waiting:
             for name, uid in list(waiting.items()):
                 study = describe_study(running.index, uid)
-                if study and study["state"] in ("done", "undeliverable"):
+                if study and study["state"] in ("done", "confirming", "undeliverable"):
                     del waiting[name]
                     progress.advance(name)
             if time.monotonic() > deadline:

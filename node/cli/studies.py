@@ -1,34 +1,28 @@
-"""`sightline studies`: what happened to a study, step by step; read it again."""
+"""`sightline studies`: what happened to a study, step by step; read it again, or no more."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 import typer
 
 from node.account import describe_study
-from node.app import index_path, open_index
-from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
+from node.cli.output import AsJson, ConfigurationFile, Progression, print_json, print_table, say
 from node.config import load
+from node.disk import locked
 from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
-from node.index import Index, Json
+from node.index import Index, Json, open_index
+from node.parts import opened_index
+from node.receiver import build_storage
+from node.reindex import reindex
+from node.retention import Leaver, Retention
+from node.telemetry import configure_logging
 
-app = typer.Typer(help="What happened to each study; read one again.", no_args_is_help=True)
+app = typer.Typer(help="What happened to each study; read one again, or no more.", no_args_is_help=True)
 StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]
-
-
-@contextmanager
-def _opened(config: Any) -> Iterator[Index]:
-    configuration = load(config)
-    if not index_path(configuration).exists():
-        raise StoreError(str(configuration.data), "no node has worked in this data folder")
-    index = open_index(configuration)
-    try:
-        yield index
-    finally:
-        index.close()
 
 
 def _known(index: Index, uid: str) -> Json:
@@ -45,7 +39,7 @@ def list_studies(
     limit: Annotated[int, typer.Option(min=1, help="How many studies at most.")] = 1000,
 ) -> None:
     """List the studies, the most recent first: outcome, priority and where they stand."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         studies = [_known(index, uid) for uid in index.study_uids(limit)]
     if as_json:
         print_json({"studies": studies})
@@ -83,14 +77,15 @@ def top_finding(scores: list[Json]) -> str:
 @app.command("show")
 def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson = False) -> None:
     """Show one study: evidence, runs, scores, objects, deliveries, and every step with its time."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         study = _known(index, uid)
         events = index.events(uid)
     if as_json:
         print_json(study | {"events": events})
         return
-    for name in ("study_instance_uid", "state", "outcome", "reason", "priority", "evidence"):
+    for name in ("study_instance_uid", "state", "outcome", "reason", "priority"):
         say(f"{name:20} {study[name]}")
+    say(f"{'evidence':20} {study['evidence']} {study['evidence_figures']}".rstrip())
     for run in study["runs"]:
         say(f"\n{run['pipeline']}: {run['outcome']} {run['reason']}".rstrip())
         if run["out_of_distribution"]:
@@ -104,17 +99,25 @@ def show_study(uid: StudyUid, config: ConfigurationFile = None, as_json: AsJson 
             print_table(
                 ("region", "is", "says", "probability", "where"), list(map(_region_row, run["regions"]))
             )
-        print_table(("object", "delivered to", "file"), [_object_row(item) for item in run["objects"]])
+        print_table(
+            ("object", "delivered to", "confirmed by", "file"), [_object_row(item) for item in run["objects"]]
+        )
         if said := [_feedback_row(item, one) for item in run["objects"] for one in item["feedback"]]:
             print_table(("feedback", "on", "finding", "author", "received"), said)
         for item in run["quarantined"]:
             say(f"quarantined {item['kind']} {item['path']}: {'; '.join(item['violations'])}")
         if run["supersedes"]:
             say(f"supersedes {', '.join(run['supersedes'])}")
-    for one in study["undelivered"]:
-        say(f"{one['state']} to {one['destination']}: {one['detail']}")
+    _say_deliveries(study)
     say("")
     print_table(("time", "event", "what"), [_event_row(event) for event in events])
+
+
+def _say_deliveries(study: Json) -> None:
+    for one in study["undelivered"]:
+        say(f"{one['state']} to {one['destination']}: {one['detail']}")
+    for one in study["unconfirmed"]:
+        say(f"delivered to {one['destination']}, not confirmed: {one['detail']}")
 
 
 def _score_row(score: Json) -> list[str]:
@@ -136,7 +139,7 @@ def _region_row(region: Json) -> list[str]:
 
 
 def _object_row(item: Json) -> list[str]:
-    return [item["kind"], ", ".join(item["delivered_to"]), item["path"]]
+    return [item["kind"], ", ".join(item["delivered_to"]), ", ".join(item["confirmed_by"]), item["path"]]
 
 
 def _feedback_row(item: Json, said: Json) -> list[str]:
@@ -149,10 +152,81 @@ def _event_row(event: Json) -> list[str]:
     return [at, event["event"], ", ".join(f"{name} {value}" for name, value in event["fields"].items())]
 
 
+@app.command("purge")
+def purge_studies(
+    config: ConfigurationFile = None,
+    is_trial: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what [retention] would remove for its age.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove finished studies and their results as [retention] says; a running node does so by itself."""
+    configuration = load(config)
+    configure_logging("warning")
+    with opened_index(configuration) as index:
+        retention = Retention(
+            index, build_storage(configuration.data, configuration.receive), configuration.retention
+        )
+        found = [_leaver_row(one) for one in (retention.due() if is_trial else retention.purge())]
+    if as_json:
+        print_json({"purged": [] if is_trial else found, "due": found if is_trial else []})
+        return
+    print_table(("finished", "study", "outcome", "why"), [list(row.values()) for row in found])
+    say(f"{len(found)} {'would be ' if is_trial else ''}removed")
+
+
+def _leaver_row(leaver: Leaver) -> dict[str, str]:
+    finished = datetime.fromtimestamp(leaver.study.finished_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return {
+        "finished_at": finished,
+        "study_instance_uid": leaver.study.study_instance_uid,
+        "outcome": leaver.outcome,
+        "reason": leaver.reason,
+    }
+
+
+@app.command("reindex")
+def reindex_studies(config: ConfigurationFile = None, as_json: AsJson = False) -> None:
+    """Rebuild the index from the spool: add what it lacks, drop what is gone. The node must not run."""
+    configuration = load(config)
+    configure_logging("warning")
+    if not configuration.data.is_dir():
+        raise StoreError(str(configuration.data), "no node has worked in this data folder")
+    with (
+        locked(configuration.data),
+        closing(open_index(configuration.data)) as index,
+        Progression("Reading the spool", 1) as bar,
+    ):
+        found = reindex(
+            index, build_storage(configuration.data, configuration.receive), partial(bar.within, what="files")
+        )
+    if as_json:
+        print_json(asdict(found))
+        return
+    say(f"{found.instances} instances in the spool, {found.added} of them were not in the index")
+    say(f"{found.runs_added} runs were not in the index")
+    say(f"{found.missing} instances of the index had no file, and are dropped")
+    if found.unreadable:
+        say(f"{found.unreadable} files are no instances, see the log")
+
+
+@app.command("cancel")
+def cancel_study(uid: StudyUid, config: ConfigurationFile = None) -> None:
+    """Have no more done about a study: what waits is not read, what was not sent is not delivered.
+
+    Instances that still come are stored and change nothing; `retry` has the study read after all.
+    """
+    with opened_index(load(config)) as index:
+        withdrawn = index.cancel_study(uid)
+        if withdrawn is None:
+            raise StoreError(uid, "no such study was received")
+    say(f"{uid} is cancelled; deliveries taken back: {withdrawn}")
+
+
 @app.command("retry")
 def retry_study(uid: StudyUid, config: ConfigurationFile = None) -> None:
     """Have a study planned, read and delivered again; the running node, or the next one, takes it up."""
-    with _opened(config) as index:
+    with opened_index(load(config)) as index:
         if not index.reopen_study(uid):
             raise StoreError(uid, "no such study was received")
     say(f"{uid} will be read again")

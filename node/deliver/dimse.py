@@ -1,40 +1,33 @@
 """Objects go out over DICOM associations: C-STORE as a user, C-ECHO to see who is there (PS3.4 A and B)."""
 
-import logging
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import structlog
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, _config, build_context, evt
+from pynetdicom import build_context
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 
+from node.deliver import find
+from node.deliver.association import Peer, associate, echo
+from node.deliver.commitment import ask_commitment
+from node.deliver.find import find_instances
 from node.deliver.summary import Answer, SendSummary, SentFile, answer_to
-from node.errors import DatasetError, DeliveryRefusedError, DestinationUnreachableError
+from node.domain.delivery import CommitmentReport, Receipt, Reception, Reference
+from node.errors import DatasetError, DestinationUnreachableError
 from node.header import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
     FileMeta,
     encode_file_meta,
     guess_transfer_syntax,
     read_file_meta,
     read_sop_uids,
 )
+from node.tls import ClientContext
 
-_config.LOG_HANDLER_LEVEL = "none"
-# Send the bytes of the file, not what decoding and encoding makes of them.
-_config.STORE_SEND_CHUNKED_DATASET = True
-logging.getLogger("pynetdicom").setLevel(logging.WARNING)
 log = structlog.get_logger()
 
 MAX_CONTEXTS = 128
@@ -44,23 +37,16 @@ CONVERTIBLE = frozenset({ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian}
 # The time-out of an answer begins when all is queued, not when it is sent: allow for a slow line.
 SLOWEST_BYTES_PER_S = 500_000
 TRIES = 2
+RECEPTIONS = {
+    Answer.ACCEPTED: Reception.ACCEPTED,
+    Answer.WARNING: Reception.ACCEPTED,
+    Answer.REFUSED: Reception.REFUSED,
+    Answer.BUSY: Reception.POSTPONED,
+    Answer.UNANSWERED: Reception.POSTPONED,
+    Answer.UNREADABLE: Reception.REFUSED,
+}
 # A peer that lets two files in a row go unanswered, twice each, will not answer the others.
 MAX_UNANSWERED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A DICOM application elsewhere; `timeout_s` is how long it may take to connect, or to answer."""
-
-    host: str
-    port: int
-    ae_title: str
-    calling_ae_title: str = "SIGHTLINE"
-    timeout_s: float = 30.0
-
-    def __str__(self) -> str:
-        """Return the address as it is written on a command line."""
-        return f"{self.ae_title}@{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +59,12 @@ class DimseDestination:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
+    tls: ClientContext | None = field(default=None, repr=False, compare=False)
 
     @property
     def peer(self) -> Peer:
         """Who is sent to."""
-        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s)
+        return Peer(self.host, self.port, self.ae_title, self.calling_ae_title, self.timeout_s, self.tls)
 
     def check(self) -> None:
         """Raise DestinationUnreachableError unless the peer answers a C-ECHO."""
@@ -86,8 +73,8 @@ class DimseDestination:
         except DestinationUnreachableError as fault:
             raise DestinationUnreachableError(self.name, str(fault)) from fault
 
-    def deliver(self, paths: Sequence[Path]) -> None:
-        """Return once every object was accepted; see Destination for what it raises."""
+    def deliver(self, paths: Sequence[Path]) -> list[Receipt]:
+        """Return the answer to each file; see Destination for what it raises."""
         summary = send_files(paths, self.peer)
         for file in summary.files:
             if file.answer is Answer.WARNING:
@@ -97,21 +84,38 @@ class DimseDestination:
                     sop_instance_uid=file.sop_instance_uid,
                     status=f"0x{file.status:04X}",
                 )
-        # What may pass later decides: after another try, what cannot is all that is left to report.
-        for file in summary.failures:
-            if file.answer in (Answer.BUSY, Answer.UNANSWERED):
-                raise DestinationUnreachableError(self.name, f"{file.sop_instance_uid}: {file.reason}")
-        for file in summary.failures:
-            raise DeliveryRefusedError(file.sop_instance_uid, f"{self.name}: {file.reason}")
-        log.info("objects_delivered", destination=self.name, objects=len(summary.files))
+        by_path = {file.path: file for file in summary.files}
+        return [_receipt(by_path[path]) for path in paths]
+
+    def confirm(self, objects: Sequence[Reference]) -> frozenset[str]:
+        """Return which of the objects the archive finds; see Destination for what it raises."""
+        found: set[str] = set()
+        for study, series in {(one.study_instance_uid, one.series_instance_uid): None for one in objects}:
+            found |= find_instances(self.peer, study, series)
+        return frozenset(one.sop_instance_uid for one in objects if one.sop_instance_uid in found)
+
+    def ask_commitment(
+        self,
+        objects: Sequence[Reference],
+        transaction_uid: str,
+        *,
+        on_report: Callable[[CommitmentReport], bool],
+        has_answered: Callable[[], bool],
+    ) -> None:
+        """Ask the archive to keep the objects; see CommittingDestination for what it raises."""
+        ask_commitment(self.peer, objects, transaction_uid, on_report=on_report, has_answered=has_answered)
+
+    def count_instances(self, study_instance_uid: str) -> int | None:
+        """Return how many instances the archive says a study has; see `node.deliver.find`."""
+        return find.count_instances(self.peer, study_instance_uid)
+
+    def count_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return how many instances the archive says each series has; see `node.deliver.find`."""
+        return find.count_by_series(self.peer, study_instance_uid)
 
 
-def echo(peer: Peer) -> None:
-    """Return once the peer answered a C-ECHO; raises DestinationUnreachableError where it does not."""
-    with _associate(peer, [build_context(Verification)]) as association:
-        status = association.send_c_echo() if association.is_established else Dataset()
-    if status.get("Status") != 0x0000:
-        raise DestinationUnreachableError(str(peer), "no Success to a C-ECHO")
+def _receipt(file: SentFile) -> Receipt:
+    return Receipt(RECEPTIONS[file.answer], "" if file.is_accepted else file.reason)
 
 
 def send_files(
@@ -197,7 +201,7 @@ def _send_batch(batch: Sequence[_Outgoing], peer: Peer) -> Iterator[SentFile]:
     contexts = [build_context(*pair) for pair in dict.fromkeys(p for item in batch for p in item.contexts)]
     while waiting:
         try:
-            with _associate(peer, contexts) as association:
+            with associate(peer, contexts) as association:
                 while waiting and (sent := _send(association, waiting[0], peer.timeout_s)):
                     del waiting[0]
                     tries = unanswered = 0
@@ -243,66 +247,3 @@ def _send(association: Association, outgoing: _Outgoing, timeout_s: float) -> Se
         return None
     status, comment = int(response.Status), str(response.get("ErrorComment") or "")
     return SentFile(outgoing.path, outgoing.uid, answer_to(status), status, comment)
-
-
-@contextmanager
-def _associate(peer: Peer, contexts: list[PresentationContext]) -> Iterator[Association]:
-    """Open an association and release it; it is not established where the peer takes none of the contexts.
-
-    Raises DestinationUnreachableError where there is none at all.
-    """
-    entity = AE(peer.calling_ae_title)
-    entity.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = peer.timeout_s
-    entity.network_timeout = None
-    opened: list[socket.socket] = []
-    try:
-        association = entity.associate(
-            peer.host,
-            peer.port,
-            contexts,
-            peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _prepare_association, [peer.timeout_s, opened])],
-        )
-    except OSError as fault:  # a name that cannot be resolved
-        raise DestinationUnreachableError(str(peer), str(fault.strerror)) from fault
-    try:
-        if not association.is_established and not association.rejected_contexts:
-            raise DestinationUnreachableError(str(peer), _why(association, bool(opened)))
-        yield association
-    finally:
-        if association.is_established:
-            association.release()
-        # pynetdicom drops the socket of an association that its peer ended, and leaves it open.
-        for connection in opened:
-            connection.close()
-
-
-class _Answers(DIMSEServiceProvider):
-    """The DIMSE provider of an association that asks: each message that comes is an answer to who waits."""
-
-    def get_msg(self, block: bool = False) -> Any:
-        """Return the next message; nothing to who does not wait for it.
-
-        That is pynetdicom's reactor, which looks for requests. It is halted before a message is sent, but on
-        a busy machine may look once more, take the answer for an unexpected request, and drop it.
-        """
-        return super().get_msg(block) if block else (None, None)
-
-
-def _prepare_association(event: evt.Event, timeout_s: float, opened: list[socket.socket]) -> None:
-    """Send small messages at once, lose no answer, and never wait for ever for a peer that does not read."""
-    event.assoc.dimse = _Answers(event.assoc)
-    connection: Any = event.assoc.dul.socket
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.socket.settimeout(timeout_s)
-    opened.append(connection.socket)
-
-
-def _why(association: Association, is_open: bool) -> str:
-    if not is_open:
-        return "cannot connect"
-    if association.is_rejected and association.acceptor.primitive is not None:
-        return f"association rejected: {association.acceptor.primitive.reason_str}"
-    return "connected, but no association"

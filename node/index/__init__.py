@@ -2,19 +2,41 @@
 
 from node.index.arrivals import OpenStudy
 from node.index.database import Json, sqlite_url
-from node.index.states import ANALYZED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, UNDELIVERABLE
-from node.index.store import Index
+from node.index.deliveries import Delivery
+from node.index.leaving import FinishedStudy
+from node.index.states import (
+    ANALYZED,
+    CANCELLED,
+    CONFIRMED,
+    DELIVERED,
+    DELIVERY_STATES,
+    PENDING,
+    QUEUED,
+    RECEIVING,
+    RETRYING,
+    UNDELIVERABLE,
+    WITHDRAWN,
+)
+from node.index.store import Index, index_path, open_index
 
 __all__ = [
     "ANALYZED",
+    "CANCELLED",
+    "CONFIRMED",
     "DELIVERED",
+    "DELIVERY_STATES",
     "PENDING",
     "QUEUED",
     "RECEIVING",
     "RETRYING",
     "UNDELIVERABLE",
+    "WITHDRAWN",
+    "Delivery",
+    "FinishedStudy",
     "Index",
     "Json",
     "OpenStudy",
+    "index_path",
+    "open_index",
     "sqlite_url",
 ]

@@ -10,12 +10,16 @@ import sqlalchemy as sa
 
 from node.domain.study import Instance
 from node.index.database import Database, Json
-from node.index.states import ANALYZED, QUEUED, RECEIVING, RETRYING
+from node.index.states import ANALYZED, CANCELLED, QUEUED, RECEIVING, RETRYING
 from node.index.tables import (
+    EVENTS,
     INSTANCES,
     IS_READ,
+    OBJECTS,
     STUDIES,
 )
+
+STUDY_ASSEMBLED = "study_assembled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,10 @@ class Arrivals(Database):
     """Instances and the studies that they make."""
 
     def record_instance(self, instance: Instance, received_at: float | None = None) -> None:
-        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one."""
+        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one.
+
+        A study that was cancelled stays so until it is asked for again.
+        """
         at = time.time() if received_at is None else received_at
         study = {
             "study_instance_uid": instance.study_instance_uid,
@@ -47,6 +54,11 @@ class Arrivals(Database):
             connection.execute(self.upsert(INSTANCES, row, keep=["received_at"]))
             uid = INSTANCES.c.sop_instance_uid == instance.sop_instance_uid
             if connection.execute(sa.select(sa.literal(1)).where(uid, IS_READ)).first():
+                cancelled = sa.and_(
+                    STUDIES.c.study_instance_uid == instance.study_instance_uid, STUDIES.c.state == CANCELLED
+                )
+                if connection.execute(sa.select(sa.literal(1)).where(cancelled)).first():
+                    return
                 connection.execute(self.upsert(STUDIES, study, keep=["first_received_at"]))
 
     def holds(self, instance: Instance) -> bool:
@@ -92,8 +104,22 @@ class Arrivals(Database):
             rows = connection.execute(query).mappings().all()
         return [_instance(dict(row)) for row in rows]
 
-    def queue_study(self, study: OpenStudy, job_id: str, evidence: str) -> bool:
-        """Note that a job has the study; False when something arrived since it was looked at."""
+    def count_instances(self, study_instance_uid: str) -> int:
+        """Return how many instances of a study are here, each once and our own results left out."""
+        query = sa.select(sa.func.count(INSTANCES.c.sop_instance_uid.distinct())).where(
+            INSTANCES.c.study_instance_uid == study_instance_uid,
+            ~sa.exists().where(OBJECTS.c.sop_instance_uid == INSTANCES.c.sop_instance_uid),
+        )
+        with self.connection() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def queue_study(
+        self, study: OpenStudy, job_id: str, evidence: str, event: Mapping[str, object] | None = None
+    ) -> bool:
+        """Note that a job has the study; False when something arrived since it was looked at.
+
+        `event` are the fields of `study_assembled`, which its story tells of exactly if it is so.
+        """
         unchanged = sa.and_(
             STUDIES.c.study_instance_uid == study.study_instance_uid,
             STUDIES.c.last_received_at == study.last_received_at,
@@ -101,7 +127,13 @@ class Arrivals(Database):
         )
         values = {"state": QUEUED, "job_id": job_id, "evidence": evidence}
         with self.connection() as connection:
-            return connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount == 1
+            if connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount != 1:
+                return False
+            if event is not None:
+                row = {"study_instance_uid": study.study_instance_uid, "at": time.time()}
+                row |= {"event": STUDY_ASSEMBLED, "fields": dict(event)}
+                connection.execute(sa.insert(EVENTS).values(row))
+            return True
 
     def queued_studies(self) -> list[tuple[str, str]]:
         """Return the studies that a job has: UID and job."""
@@ -114,7 +146,7 @@ class Arrivals(Database):
         statement = (
             sa.update(STUDIES)
             .where(STUDIES.c.study_instance_uid == study_instance_uid)
-            .values(state=RETRYING, retries=STUDIES.c.retries + 1)
+            .values(state=RETRYING, retries=STUDIES.c.retries + 1, reason="")
         )
         with self.connection() as connection:
             return connection.execute(statement).rowcount == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from node.index.database import Database, Json
-from node.index.states import PENDING
+from node.index.states import PENDING, UNDELIVERABLE, WITHDRAWN
 from node.index.tables import (
     DELIVERIES,
     OBJECTS,
@@ -33,8 +33,12 @@ class Outcomes(Database):
             connection.execute(sa.update(RUNS).where(at).values(seconds=merged))
 
     def record_objects(self, run_id: str, objects: Sequence[Json]) -> None:
-        """Record the objects of a run, in place of earlier ones, each with its `destinations`."""
+        """Record the objects of a run, in place of earlier ones, each with its `destinations`.
+
+        What was given up or taken back of the same objects waits again: the run was asked for again.
+        """
         now = time.time()
+        new = {"state": PENDING, "at": now, "queued_at": now, "due_at": now}
         uids = [item["sop_instance_uid"] for item in objects]
         replaced = sa.select(OBJECTS.c.sop_instance_uid).where(
             OBJECTS.c.run_id == run_id, OBJECTS.c.sop_instance_uid.not_in(uids)
@@ -46,9 +50,12 @@ class Outcomes(Database):
                 columns = {name: item[name] for name in item if name != "destinations"}
                 connection.execute(self.upsert(OBJECTS, {**columns, "run_id": run_id}))
                 for name in item["destinations"]:
-                    row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name, "at": now}
-                    statement = self.upsert(DELIVERIES, row | {"state": PENDING}, keep=["state", "at"])
-                    connection.execute(statement)
+                    row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name}
+                    connection.execute(self.upsert(DELIVERIES, row | new, keep=new))
+            mine = DELIVERIES.c.sop_instance_uid.in_(uids)
+            ended = DELIVERIES.c.state.in_([WITHDRAWN, UNDELIVERABLE])
+            again = {**new, "attempts": 0, "detail": ""}
+            connection.execute(sa.update(DELIVERIES).where(mine, ended).values(again))
 
     def record_quarantine(self, run_id: str, objects: Sequence[Json]) -> None:
         """Record objects that broke a rule, each with its `violations`."""
@@ -111,6 +118,23 @@ class Outcomes(Database):
         with self.connection() as connection:
             rows = connection.execute(query.where(OBJECTS.c.sop_instance_uid.in_(sop_instance_uids)))
             return {uid: Path(path) for uid, path in rows}
+
+    def result_series(self, series_instance_uids: Set[str]) -> set[str]:
+        """Return those of the series that hold results of ours."""
+        query = sa.select(OBJECTS.c.series_instance_uid).distinct()
+        with self.connection() as connection:
+            rows = connection.execute(query.where(OBJECTS.c.series_instance_uid.in_(series_instance_uids)))
+            return set(rows.scalars())
+
+    def has_results(self, study_instance_uid: str) -> bool:
+        """Did a run over this study make objects?"""
+        query = (
+            sa.select(sa.literal(1))
+            .join_from(OBJECTS, RUNS, OBJECTS.c.run_id == RUNS.c.run_id)
+            .where(RUNS.c.study_instance_uid == study_instance_uid)
+        )
+        with self.connection() as connection:
+            return connection.execute(query.limit(1)).first() is not None
 
     def run_ids_with_objects(self) -> set[str]:
         """Return the runs whose objects are known."""

@@ -36,7 +36,7 @@ RUNS = sa.Table(
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("job_id", sa.String(64), nullable=False, index=True),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
     sa.Column("series_instance_uid", sa.String(64), nullable=False),
     sa.Column("pipeline", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False, default="", index=True),
@@ -78,6 +78,49 @@ DELIVERIES = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("detail", sa.Text, nullable=False, default=""),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("queued_at", sa.Float, nullable=False, server_default="0"),
+    # When the outbox has to do something about it; NULL is never again.
+    sa.Column("due_at", sa.Float),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("confirm_by", sa.String(16), nullable=False, server_default=""),
+    sa.Column("questions", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("transaction_uid", sa.String(64), nullable=False, server_default="", index=True),
+    # Each outbox looks twice a second for what is due: of all that was ever delivered, that is little.
+    sa.Index("ix_deliveries_due", "destination", "due_at"),
+)
+# How a destination stands, beyond its configuration.
+LINES = sa.Table(
+    "lines",
+    METADATA,
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("is_paused", sa.Boolean, nullable=False, default=False),
+    sa.Column("failures", sa.Integer, nullable=False, default=0),
+    sa.Column("blocked_until", sa.Float, nullable=False, default=0.0),
+    sa.Column("last_error", sa.Text, nullable=False, default=""),
+    sa.Column("last_success_at", sa.Float),
+)
+# Storage commitment that was asked of archives: which transaction is whose.
+TRANSACTIONS = sa.Table(
+    "transactions",
+    METADATA,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(64), nullable=False),
+    sa.Column("is_accepted", sa.Boolean, nullable=False, default=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("answered_at", sa.Float),
+)
+# Storage commitment that was asked of this node, and whose report is owed.
+COMMITMENTS = sa.Table(
+    "commitments",
+    METADATA,
+    sa.Column("transaction_uid", sa.String(64), primary_key=True),
+    sa.Column("ae_title", sa.String(16), primary_key=True),
+    sa.Column("called_ae_title", sa.String(16), nullable=False),
+    sa.Column("instances", sa.JSON, nullable=False),
+    sa.Column("asked_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("due_at", sa.Float),
+    sa.Column("detail", sa.Text, nullable=False, default=""),
 )
 FEEDBACK = sa.Table(
     "feedback",

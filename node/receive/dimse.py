@@ -21,11 +21,11 @@ from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from node.errors import ConfigurationError
+from node.commitment import PUSH_MODEL
+from node.errors import ConfigurationError, TlsError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.incoming import Reception, log_of, report, request_of
 from node.receive.negotiation import (
-    STORAGE_COMMITMENT,
     TOO_MANY,
     Occupancy,
     Rejection,
@@ -35,6 +35,7 @@ from node.receive.negotiation import (
 from node.receive.settings import DimseListenerSettings
 from node.receive.upper_layer import EventAssociation, LineLimits
 from node.storage import Storage, Stored
+from node.tls import accept
 
 # pynetdicom's own handlers format every message, data sets' identifiers among them, and cost half the rate.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -194,9 +195,9 @@ class DimseListener:
             self._connections += 1
         try:
             self._serve(handler)
-        except (ssl.SSLError, OSError) as fault:
-            reason = getattr(fault, "reason", None) or fault.strerror or type(fault).__name__
-            log.warning("connection_failed", host=handler.client_address[0], reason=reason)
+        except (TlsError, OSError) as fault:
+            reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+            log.warning("connection_refused", host=handler.client_address[0], reason=reason)
         finally:
             with self._changed:
                 self._connections -= 1
@@ -249,7 +250,7 @@ class DimseListener:
             _reject(association, rejection)
             return
         cast(Reception, association.dimse).titles = titles
-        services = [STORAGE_COMMITMENT] if self._extras.commitment else []
+        services = [PUSH_MODEL] if self._extras.commitment else []
         association.acceptor.supported_contexts = supported(
             request, services, accepts_private=settings.accept_private_classes
         )
@@ -304,10 +305,10 @@ class _RequestHandler(RequestHandler):
             self.server.shutdown_request(self.request)
 
     def secure(self, tls: Callable[[], ssl.SSLContext] | None, timeout_s: float) -> None:
-        """Make the TLS handshake where there is to be one; raises OSError where it fails."""
+        """Make the TLS handshake where there is to be one; raises TlsError where it fails."""
         if tls:
             self.request.settimeout(timeout_s)
-            self.request = tls().wrap_socket(self.request, server_side=True)
+            self.request = accept(self.request, tls())
 
     def new_association(self, limits: LineLimits) -> EventAssociation:
         """Return the association over the connection, set up as the stock handler does."""

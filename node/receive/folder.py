@@ -1,7 +1,8 @@
 """DICOM files on disk into the spool, byte for byte, as if they had come over the network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from node.errors import DatasetError
 from node.header import FileMeta, guess_transfer_syntax, read_file_meta, read_identifiers
@@ -48,13 +49,25 @@ def store_file(path: Path, storage: Storage) -> Stored:
     Raises DatasetError where it is no DICOM file or lacks an identifier, OutOfResourcesError for a full disk.
     """
     with path.open("rb") as file:
-        meta = read_file_meta(file)
-        start = file.tell()
-        syntax = meta.transfer_syntax_uid or guess_transfer_syntax(file)
-        identifiers = read_identifiers(file, syntax, path.name)
-        file.seek(start)
-        known = FileMeta(identifiers.sop_class_uid, identifiers.sop_instance_uid, syntax)
-        with storage.new_instance(known) as writer:
-            while chunk := file.read(CHUNK_BYTES):
-                writer.write(chunk)
-            return writer.commit()
+        return store_open_file(file, path.name, storage)
+
+
+def store_open_file(
+    file: BinaryIO,
+    name: str,
+    storage: Storage,
+    called_ae_title: str = "",
+    before_commit: Callable[[], None] = lambda: None,
+) -> Stored:
+    """Put one DICOM file into the spool as `store_file` does; what `before_commit` raises keeps it out."""
+    meta = read_file_meta(file)
+    start = file.tell()
+    syntax = meta.transfer_syntax_uid or guess_transfer_syntax(file)
+    identifiers = read_identifiers(file, syntax, name)
+    file.seek(start)
+    uids = (identifiers.sop_class_uid, identifiers.sop_instance_uid)
+    with storage.new_instance(FileMeta(*uids, syntax, called_ae_title=called_ae_title)) as writer:
+        while chunk := file.read(CHUNK_BYTES):
+            writer.write(chunk)
+        before_commit()
+        return writer.commit()

@@ -1,5 +1,6 @@
 """What a DICOM listener is told: where it listens, whom it lets in, and its limits."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -49,7 +50,12 @@ class DimseListenerSettings:
 
     def admits(self, address: str) -> bool:
         """May a peer at this address open an association?"""
-        host = ip_address(address.partition("%")[0])
-        if isinstance(host, IPv6Address) and host.ipv4_mapped:
-            host = host.ipv4_mapped
-        return any(host in ip_network(network) for network in self.allowed_hosts)
+        return is_admitted(address, self.allowed_hosts)
+
+
+def is_admitted(address: str, allowed_hosts: Iterable[str]) -> bool:
+    """Is this address among the addresses and networks?"""
+    host = ip_address(address.partition("%")[0])
+    if isinstance(host, IPv6Address) and host.ipv4_mapped:
+        host = host.ipv4_mapped
+    return any(host in ip_network(network) for network in allowed_hosts)

@@ -37,6 +37,21 @@ class Orthanc:
         )
         return json.loads(answer)
 
+    def ask_commitment(self, instances: Iterable[tuple[str, str]], modality: str = "node") -> str:
+        """Ask one of its peers to keep instances (SOP class, SOP instance); returns an identifier."""
+        body = json.dumps({"DicomInstances": [list(one) for one in instances]}).encode()
+        return json.loads(self._ask("POST", f"/modalities/{modality}/storage-commitment", body))["ID"]
+
+    def commitment(self, identifier: str) -> dict[str, Any]:
+        """What its peer reported on a request: `Status`, and what is in it."""
+        return json.loads(self._ask("GET", f"/storage-commitment/{identifier}"))
+
+    def stow_to(self, server: str, study_instance_uids: Iterable[str]) -> dict[str, Any]:
+        """Have the plugin send whole studies to one of its servers by STOW-RS; its report."""
+        resources = [self._study_id(uid) for uid in study_instance_uids]
+        query = json.dumps({"Resources": resources, "Synchronous": True}).encode()
+        return json.loads(self._ask("POST", f"/dicom-web/servers/{server}/stow", query))
+
     def instances(self, study_instance_uid: str) -> dict[str, str]:
         """SOP Instance UID → Orthanc's identifier, for all the study holds now."""
         study_id = self._study_id(study_instance_uid)
@@ -118,19 +133,18 @@ class Orthanc:
 
 
 @contextmanager
-def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterator[Orthanc]:
-    """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port)."""
-    program = need_program("Orthanc", "orthanc")
+def run_orthanc(
+    folder: Path,
+    peers: Mapping[str, tuple[str, str, int]],
+    web_peers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Iterator[Orthanc]:
+    """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port).
+
+    `web_peers` are the servers that its DICOMweb plugin knows: name → their settings.
+    """
     dicom_port, http_port = free_ports(2)
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / "orthanc.json"
-    configuration.write_text(json.dumps(_settings(folder, dicom_port, http_port, peers), indent=2))
-    environment = os.environ | {"TCP_NODELAY": "1"}
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, configuration], stdout=log, stderr=log, cwd=folder, env=environment
-        )
     orthanc = Orthanc(dicom_port=dicom_port, http_port=http_port)
+    process = launch_orthanc(folder, orthanc, peers, web_peers)
     try:
         wait_until(lambda: orthanc.answers() or process.poll() is not None, "Orthanc answers")
         assert process.poll() is None, (folder / "orthanc.log").read_text()
@@ -139,8 +153,26 @@ def run_orthanc(folder: Path, peers: dict[str, tuple[str, str, int]]) -> Iterato
         end_process(process)
 
 
+def launch_orthanc(
+    folder: Path,
+    orthanc: Orthanc,
+    peers: Mapping[str, tuple[str, str, int]],
+    web_peers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start Orthanc on its ports, with what its folder holds, and do not wait until it answers."""
+    program = need_program("Orthanc", "orthanc")
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "orthanc.json"
+    settings = _settings(folder, orthanc.port, orthanc.http_port, peers)
+    settings["DicomWeb"]["Servers"] = dict(web_peers or {})
+    configuration.write_text(json.dumps(settings, indent=2))
+    environment = os.environ | {"TCP_NODELAY": "1"}
+    with (folder / "orthanc.log").open("ab") as log:
+        return subprocess.Popen([program, configuration], stdout=log, stderr=log, cwd=folder, env=environment)
+
+
 def _settings(
-    folder: Path, dicom_port: int, http_port: int, peers: dict[str, tuple[str, str, int]]
+    folder: Path, dicom_port: int, http_port: int, peers: Mapping[str, tuple[str, str, int]]
 ) -> dict[str, Any]:
     return {
         "Name": "archive of the tests",
@@ -154,6 +186,7 @@ def _settings(
         "DicomCheckCalledAet": True,
         "DicomAlwaysAllowEcho": True,
         "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
         "UnknownSopClassAccepted": True,
         # A second copy of an instance must not pass unseen by replacing the first.
         "OverwriteInstances": False,

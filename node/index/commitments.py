@@ -1,0 +1,178 @@
+"""Storage commitment: what was asked of archives, and what was asked of this node."""
+
+import time
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from node.domain.delivery import CommitmentReport
+from node.index.database import Database, Json
+from node.index.states import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
+from node.index.tables import COMMITMENTS, DELIVERIES, INSTANCES, OBJECTS, RUNS, TRANSACTIONS
+
+# Failure Reason (0008,1197), PS3.3 C.14: what no second copy can mend, and a transaction that was not taken.
+HOPELESS = {0x0119: "class and instance conflict", 0x0122: "SOP class not supported"}
+OTHER = {
+    0x0110: "processing failure",
+    0x0112: "no such object instance",
+    0x0131: "duplicate transaction UID",
+    0x0213: "resource limitation",
+}
+DUPLICATE_TRANSACTION = 0x0131
+KEPT: Json = {"state": CONFIRMED, "detail": "committed", "due_at": None}
+
+
+class Commitments(Database):
+    """Transactions, by their UID."""
+
+    def begin_transaction(
+        self, transaction_uid: str, destination: str, sop_instance_uids: Collection[str]
+    ) -> None:
+        """Note which transaction some objects are in, before anybody is asked."""
+        row = {"transaction_uid": transaction_uid, "destination": destination, "asked_at": time.time()}
+        mine = sa.and_(
+            DELIVERIES.c.destination == destination,
+            DELIVERIES.c.sop_instance_uid.in_(sop_instance_uids),
+            DELIVERIES.c.state == DELIVERED,
+        )
+        with self.connection() as connection:
+            connection.execute(sa.insert(TRANSACTIONS).values(row | {"is_accepted": False}))
+            connection.execute(sa.update(DELIVERIES).where(mine).values(transaction_uid=transaction_uid))
+
+    def accept_transaction(self, transaction_uid: str, report_due_at: float) -> None:
+        """Note that the archive took the request, and until when its report is waited for."""
+        mine = sa.and_(
+            DELIVERIES.c.transaction_uid == transaction_uid,
+            DELIVERIES.c.state == DELIVERED,
+            # A report that was faster has decided already.
+            sa.exists().where(
+                TRANSACTIONS.c.transaction_uid == transaction_uid, TRANSACTIONS.c.answered_at.is_(None)
+            ),
+        )
+        with self.connection() as connection:
+            connection.execute(sa.update(DELIVERIES).where(mine).values(due_at=report_due_at))
+            connection.execute(
+                sa.update(TRANSACTIONS)
+                .where(TRANSACTIONS.c.transaction_uid == transaction_uid)
+                .values(is_accepted=True)
+            )
+
+    def transaction(self, transaction_uid: str) -> Json | None:
+        """Return a transaction that this node began; None where it knows of none."""
+        query = sa.select(TRANSACTIONS).where(TRANSACTIONS.c.transaction_uid == transaction_uid)
+        with self.connection() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else dict(row)
+
+    def record_report(self, report: CommitmentReport) -> list[Json] | None:
+        """Note what an archive reports of a transaction, however late; None where it is not one of ours.
+
+        Returns what changed by study: its UID, the destination, how many are confirmed, how many failed. What
+        the archive keeps is confirmed; what it does not have is sent again; what it will never take is given
+        up; of objects in another, later transaction only the good news count.
+        """
+        known = self.transaction(report.transaction_uid)
+        if known is None:
+            return None
+        at_destination = DELIVERIES.c.destination == known["destination"]
+        in_transaction = DELIVERIES.c.transaction_uid == report.transaction_uid
+        failed = [at_destination, in_transaction, DELIVERIES.c.state == DELIVERED]
+        changed: list[Json] = []
+        with self.connection() as connection:
+            committed = [at_destination, DELIVERIES.c.state != CONFIRMED]
+            changed += self._change(connection, [*committed, _is_one_of(report.committed)], KEPT)
+            for uid, reason in report.failed.items():
+                changed += self._change(connection, [*failed, _is_one_of([uid])], _after_failure(reason))
+            answered = {"answered_at": time.time(), "is_accepted": True}
+            mine = TRANSACTIONS.c.transaction_uid == report.transaction_uid
+            connection.execute(sa.update(TRANSACTIONS).where(mine).values(answered))
+        return [one | {"destination": known["destination"]} for one in changed]
+
+    def _change(self, connection: sa.Connection, limits: Sequence[Any], values: Json) -> list[Json]:
+        """Change deliveries, and return how many of which study."""
+        studies = (
+            sa.select(RUNS.c.study_instance_uid, sa.func.count())
+            .join(OBJECTS, OBJECTS.c.run_id == RUNS.c.run_id)
+            .join(DELIVERIES, DELIVERIES.c.sop_instance_uid == OBJECTS.c.sop_instance_uid)
+            .where(*limits)
+            .group_by(RUNS.c.study_instance_uid)
+        )
+        counts = list(connection.execute(studies))
+        connection.execute(sa.update(DELIVERIES).where(*limits).values(values | {"at": time.time()}))
+        state, detail = values["state"], values["detail"]
+        return [
+            {"study_instance_uid": uid, "state": state, "detail": detail, "objects": number}
+            for uid, number in counts
+        ]
+
+    # --- asked of this node
+
+    def record_commitment(
+        self, transaction_uid: str, ae_title: str, called_ae_title: str, instances: Sequence[tuple[str, str]]
+    ) -> bool:
+        """Note that a peer wants to know whether instances (SOP class, SOP instance) are kept.
+
+        Asked the same again it is told again; False where this UID stands for another request.
+        """
+        row = {
+            "transaction_uid": transaction_uid,
+            "ae_title": ae_title,
+            "called_ae_title": called_ae_title,
+            "instances": [list(one) for one in instances],
+            "asked_at": time.time(),
+            "attempts": 0,
+            "due_at": 0.0,
+            "detail": "",
+        }
+        same = sa.and_(COMMITMENTS.c.transaction_uid == transaction_uid, COMMITMENTS.c.ae_title == ae_title)
+        with self.connection() as connection:
+            known = connection.execute(sa.select(COMMITMENTS.c.instances).where(same)).scalar_one_or_none()
+            if known is not None and known != row["instances"]:
+                return False
+            connection.execute(self.upsert(COMMITMENTS, row))
+        return True
+
+    def due_commitments(self, limit: int = 100) -> list[Json]:
+        """Return the requests whose report is owed now, the oldest first."""
+        query = (
+            sa.select(COMMITMENTS)
+            .where(COMMITMENTS.c.due_at <= time.time())
+            .order_by(COMMITMENTS.c.asked_at)
+            .limit(limit)
+        )
+        with self.connection() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def owed_commitments(self) -> int:
+        """Return how many reports are owed."""
+        query = sa.select(sa.func.count()).where(COMMITMENTS.c.due_at.is_not(None))
+        with self.connection() as connection:
+            return connection.execute(query).scalar_one()
+
+    def update_commitment(self, request: Json, **columns: Any) -> None:
+        """Record what became of the report on a request; `due_at` None: nothing is owed any more."""
+        same = [COMMITMENTS.c[name] == request[name] for name in ("transaction_uid", "ae_title")]
+        with self.connection() as connection:
+            connection.execute(sa.update(COMMITMENTS).where(*same).values(columns))
+
+    def stored_instances(self, sop_instance_uids: Collection[str]) -> list[Json]:
+        """Return SOP class, SOP instance and file of what is stored under these UIDs."""
+        columns = (INSTANCES.c.sop_instance_uid, INSTANCES.c.sop_class_uid, INSTANCES.c.path)
+        query = sa.select(*columns).where(INSTANCES.c.sop_instance_uid.in_(sop_instance_uids))
+        with self.connection() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _is_one_of(sop_instance_uids: Collection[str]) -> sa.ColumnElement[bool]:
+    return DELIVERIES.c.sop_instance_uid.in_(sop_instance_uids)
+
+
+def _after_failure(reason: int) -> Json:
+    words = f"not committed: 0x{reason:04X} {HOPELESS.get(reason) or OTHER.get(reason, '')}".rstrip()
+    if reason in HOPELESS:
+        return {"state": UNDELIVERABLE, "detail": words, "due_at": None}
+    if reason == DUPLICATE_TRANSACTION:
+        return {"state": DELIVERED, "detail": words, "due_at": 0.0, "transaction_uid": ""}
+    # Sooner at first, later each time.
+    return {"state": PENDING, "detail": words, "due_at": time.time() + 2.0 * DELIVERIES.c.attempts}
