@@ -1,10 +1,10 @@
-"""What no honest peer sends: each byte by hand, each answered as the standard says, nobody else disturbed."""
+"""What no honest peer sends, byte by byte: answered as the standard says, and nobody else is disturbed."""
 
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,11 +111,26 @@ class Hostile:
         return data
 
 
+Knock = Callable[..., Hostile]
+
+
 @pytest.fixture
-def hostile(open_door: OpenDoor) -> Iterator[Hostile]:
-    peer = Hostile(open_door(max_pdu_bytes=16384, read_timeout_s=1).port)
-    yield peer
-    peer.socket.close()
+def knock() -> Iterator[Knock]:
+    """Opens connections; all are closed at the end."""
+    peers: list[Hostile] = []
+
+    def open_one(port: int, *, associates: bool = True) -> Hostile:
+        peers.append(Hostile(port, associates=associates))
+        return peers[-1]
+
+    yield open_one
+    for peer in peers:
+        peer.socket.close()
+
+
+@pytest.fixture
+def hostile(open_door: OpenDoor, knock: Knock) -> Hostile:
+    return knock(open_door(max_pdu_bytes=16384, read_timeout_s=1).port)
 
 
 def store(instance: str = "1.2.3.4.5", pixels: bytes = b"1234") -> bytes:
@@ -126,9 +141,9 @@ def store(instance: str = "1.2.3.4.5", pixels: bytes = b"1234") -> bytes:
 # --- taken as the standard allows it
 
 
-def test_an_instance_in_pieces_of_any_size_is_the_same_instance(open_door: OpenDoor) -> None:
+def test_an_instance_in_pieces_of_any_size_is_the_same_instance(open_door: OpenDoor, knock: Knock) -> None:
     door = open_door()
-    peer = Hostile(door.port)
+    peer = knock(door.port)
     data_set = encode_dataset()
     encoded = pdu(4, item(command()[:9], control=1) + item(b"", control=1) + item(command()[9:], control=3))
     for start in range(0, len(data_set), 3):
@@ -142,9 +157,11 @@ def test_an_instance_in_pieces_of_any_size_is_the_same_instance(open_door: OpenD
     assert door.stored[0].instance.path.read_bytes().endswith(data_set)
 
 
-def test_instances_that_do_not_wait_for_an_answer_are_all_answered_in_order(open_door: OpenDoor) -> None:
+def test_instances_that_do_not_wait_for_an_answer_are_all_answered_in_order(
+    open_door: OpenDoor, knock: Knock
+) -> None:
     door = open_door()
-    peer = Hostile(door.port)
+    peer = knock(door.port)
 
     peer.send(b"".join(store(f"1.2.{number}") for number in range(50)))
 
@@ -206,8 +223,8 @@ def test_what_makes_no_sense_is_aborted_with_its_reason(hostile: Hostile, sent: 
     assert logs[-1]["reason"]
 
 
-def test_data_before_an_association_is_not_listened_to(open_door: OpenDoor) -> None:
-    peer = Hostile(open_door().port, associates=False)
+def test_data_before_an_association_is_not_listened_to(open_door: OpenDoor, knock: Knock) -> None:
+    peer = knock(open_door().port, associates=False)
 
     peer.send(store())
 
@@ -223,9 +240,11 @@ def test_a_store_without_a_data_set_is_refused_and_the_association_goes_on(hosti
     assert hostile.status() == 0
 
 
-def test_an_instance_beyond_the_limit_is_refused_and_leaves_nothing(open_door: OpenDoor) -> None:
+def test_an_instance_beyond_the_limit_is_refused_and_leaves_nothing(
+    open_door: OpenDoor, knock: Knock
+) -> None:
     door = open_door(max_instance_bytes=1 << 20)
-    peer = Hostile(door.port)
+    peer = knock(door.port)
 
     peer.send(pdu(4, item(command(), control=3)))
     for _ in range(200):
@@ -241,22 +260,22 @@ def test_an_instance_beyond_the_limit_is_refused_and_leaves_nothing(open_door: O
 # --- limits of time
 
 
-def test_who_says_nothing_at_all_is_let_go(open_door: OpenDoor) -> None:
-    peer = Hostile(open_door(read_timeout_s=0.3).port, associates=False)
+def test_who_says_nothing_at_all_is_let_go(open_door: OpenDoor, knock: Knock) -> None:
+    peer = knock(open_door(read_timeout_s=0.3).port, associates=False)
 
     assert peer.read()[0] == 0
 
 
-def test_who_says_nothing_more_is_let_go(open_door: OpenDoor) -> None:
-    peer = Hostile(open_door(idle_timeout_s=0.3).port)
+def test_who_says_nothing_more_is_let_go(open_door: OpenDoor, knock: Knock) -> None:
+    peer = knock(open_door(idle_timeout_s=0.3).port)
 
     assert peer.read()[0] == ABORT
 
 
 @pytest.mark.parametrize("begun", [b"\4", b"\4\0\0\0\0\x50", pdu(4, item(command(), control=3))])
-def test_who_stops_inside_a_message_is_let_go(open_door: OpenDoor, begun: bytes) -> None:
+def test_who_stops_inside_a_message_is_let_go(open_door: OpenDoor, knock: Knock, begun: bytes) -> None:
     door = open_door(read_timeout_s=0.3)
-    peer = Hostile(door.port)
+    peer = knock(door.port)
 
     peer.send(begun)
 
@@ -264,8 +283,8 @@ def test_who_stops_inside_a_message_is_let_go(open_door: OpenDoor, begun: bytes)
     assert not door.stored
 
 
-def test_who_sends_a_byte_now_and_then_is_let_go(open_door: OpenDoor) -> None:
-    peer = Hostile(open_door(read_timeout_s=0.5, min_bytes_per_s=1000).port)
+def test_who_sends_a_byte_now_and_then_is_let_go(open_door: OpenDoor, knock: Knock) -> None:
+    peer = knock(open_door(read_timeout_s=0.5, min_bytes_per_s=1000).port)
     encoded, started = store(), time.monotonic()
 
     with pytest.raises(OSError, match=r"reset|Broken pipe"):
@@ -276,9 +295,11 @@ def test_who_sends_a_byte_now_and_then_is_let_go(open_door: OpenDoor) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_a_peer_that_does_not_read_its_answers_blocks_nobody_for_long(open_door: OpenDoor) -> None:
+def test_a_peer_that_does_not_read_its_answers_blocks_nobody_for_long(
+    open_door: OpenDoor, knock: Knock
+) -> None:
     door = open_door(read_timeout_s=0.5)
-    peer = Hostile(door.port)
+    peer = knock(door.port)
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     peer.socket.settimeout(1)
 
@@ -310,30 +331,33 @@ def test_associations_are_counted_for_each_ae_title(open_door: OpenDoor, limit: 
         assert third.is_established
 
 
-def test_connections_that_say_nothing_leave_room_for_others(open_door: OpenDoor, tmp_path: Path) -> None:
+def test_connections_that_say_nothing_leave_room_for_others(
+    open_door: OpenDoor, knock: Knock, tmp_path: Path
+) -> None:
     door = open_door(max_associations=2)
-    silent = [Hostile(door.port, associates=False) for _ in range(20)]
+    silent = [knock(door.port, associates=False) for _ in range(20)]
 
     answer = store_raw(door, write_instance(tmp_path / "a.dcm", encode_dataset()))
 
     assert answer.Status == 0
-    for peer in silent:
-        peer.socket.close()
+    assert all(peer.socket.fileno() > 0 for peer in silent)
 
 
 @pytest.mark.slow
-def test_idle_and_slow_associations_leave_the_others_their_rate(open_door: OpenDoor, tmp_path: Path) -> None:
-    door = open_door(max_associations=80, idle_timeout_s=60, read_timeout_s=30)
+def test_idle_and_slow_associations_leave_the_others_their_rate(
+    open_door: OpenDoor, knock: Knock, tmp_path: Path
+) -> None:
+    door = open_door(max_associations=120, idle_timeout_s=60, read_timeout_s=30)
     rates = []
     for count in (19, 69):
-        crowd = [Hostile(door.port) for _ in range(count - 19)]
+        crowd = [knock(door.port) for _ in range(count - 19)]
         stopping = threading.Event()
-        slow = threading.Thread(target=trickle, args=(door.port, stopping))
+        slow = threading.Thread(target=trickle, args=(knock(door.port), stopping))
         if crowd:
             slow.start()
         started = time.monotonic()
         senders = [
-            threading.Thread(target=send_some, args=(door.port, number, count)) for number in range(19)
+            threading.Thread(target=send_some, args=(knock(door.port), number, count)) for number in range(19)
         ]
         for sender in senders:
             sender.start()
@@ -348,15 +372,13 @@ def test_idle_and_slow_associations_leave_the_others_their_rate(open_door: OpenD
     assert rates[1] >= 0.8 * rates[0]
 
 
-def send_some(port: int, number: int, round_: int) -> None:
-    peer = Hostile(port)
+def send_some(peer: Hostile, number: int, round_: int) -> None:
     for index in range(50):
         peer.send(store(f"1.{round_}.{number}.{index}", pixels=bytes(10_000)))
         assert peer.status() == 0
 
 
-def trickle(port: int, stopping: threading.Event) -> None:
-    peer = Hostile(port)
+def trickle(peer: Hostile, stopping: threading.Event) -> None:
     encoded = store("9.9", pixels=bytes(100))
     for index in range(len(encoded)):
         if stopping.wait(1):

@@ -11,6 +11,7 @@ import pytest
 
 from node.deliver.dimse import Peer, echo, send_files
 from node.errors import ConfigurationError
+from node.index import open_index
 from node.receive.processes import Notes, ReceiverProcesses
 from node.receiver import build_receiver, build_storage
 from node.settings import Configuration, LogSettings, ReceiveSettings
@@ -37,13 +38,19 @@ class Site:
         self.released: list[tuple[frozenset[str], str]] = []
         self.faults: list[Exception] = []
         notes = Notes(self._note, lambda *_: None, lambda uids, *, ended: self.released.append((uids, ended)))
-        receiver = build_receiver(configuration, self.storage, notes)
+        # The receivers have an index of their own in the same file; what is told here is not noted in any.
+        self.index = open_index(configuration.data)
+        receiver = build_receiver(configuration, self.storage, self.index, notes)
         assert isinstance(receiver, ReceiverProcesses)
         self.receiver = receiver
 
     @property
     def peer(self) -> Peer:
         return Peer(LOOPBACK, self.receiver.port, SIGHTLINE, "MODALITY", timeout_s=10)
+
+    def stop(self) -> None:
+        self.receiver.stop()
+        self.index.close()
 
     def _note(self, stored: list[Stored]) -> None:
         if self.faults:
@@ -56,7 +63,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path, processes=1)
     site.receiver.start()
     yield site
-    site.receiver.stop()
+    site.stop()
 
 
 def files(folder: Path, count: int, pixels: int = 1000) -> list[Path]:
@@ -128,7 +135,7 @@ def test_receivers_without_a_node_end_at_once(tmp_path: Path) -> None:
     receiver._pair.shutdown(socket.SHUT_RDWR)
 
     assert receiver.process.wait(10) == 1
-    site.receiver.stop()
+    site.stop()
 
 
 def test_several_receivers_share_a_port(tmp_path: Path) -> None:
@@ -141,7 +148,7 @@ def test_several_receivers_share_a_port(tmp_path: Path) -> None:
         assert all(_answers(site) for _ in range(3))
     finally:
         os.kill(site.receiver.process_ids[0], signal.SIGCONT)
-        site.receiver.stop()
+        site.stop()
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -151,6 +158,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         pytest.raises(ConfigurationError, match="in use"),
     ):
         site.receiver.start()
+    site.stop()
 
 
 def _answers(site: Site) -> bool:

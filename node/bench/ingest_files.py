@@ -50,6 +50,7 @@ class Batch:
         """Write the files."""
         self.kind = kind
         self._next = seed * 10**9
+        self._study = 0
         self.paths = [folder / f"{kind.modality}-{kind.frames}-{number}.dcm" for number in range(count)]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = os.urandom(kind.size_bytes)
@@ -57,14 +58,16 @@ class Batch:
             _dataset(kind, UID(self._uid(self._next)), pixels).save_as(path, enforce_file_format=True)
             self._next += 1
 
-    def renew(self) -> None:
-        """Give every file another SOP Instance UID."""
+    def renew(self, *, study: int = 0) -> None:
+        """Give every file another SOP Instance UID, and those of a study of this number."""
+        was, self._study = self._study, study
+        studies = self._study_uid(was).encode(), self._study_uid(study).encode()
         for number, path in enumerate(self.paths, start=self._next - len(self.paths)):
             old, new = self._uid(number).encode(), self._uid(number + len(self.paths)).encode()
             with path.open("r+b") as file:
                 head = file.read(4096)
                 file.seek(0)
-                file.write(head.replace(old, new))
+                file.write(head.replace(old, new).replace(studies[0], studies[1]))
         self._next += len(self.paths)
 
     def shares(self, associations: int) -> list[Sequence[Path]]:
@@ -75,6 +78,10 @@ class Batch:
     def _uid(number: int) -> str:
         return f"{UID_ROOT}.9{number:0{NUMBER_DIGITS}d}"
 
+    @staticmethod
+    def _study_uid(number: int) -> str:
+        return f"{UID_ROOT}.8{number:0{NUMBER_DIGITS}d}"
+
 
 def _dataset(kind: Kind, sop_instance_uid: UID, pixels: bytes) -> Dataset:
     dataset = Dataset()
@@ -84,7 +91,8 @@ def _dataset(kind: Kind, sop_instance_uid: UID, pixels: bytes) -> Dataset:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = sop_instance_uid
     dataset.Modality = kind.modality
     dataset.PatientID = dataset.PatientName = "BENCH"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{UID_ROOT}.1", f"{UID_ROOT}.2"
+    study = Batch._study_uid(0)
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, f"{study}.1"
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
     dataset.Rows, dataset.Columns, dataset.NumberOfFrames = kind.rows, kind.columns, kind.frames
     dataset.BitsAllocated = dataset.BitsStored = 16

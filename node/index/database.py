@@ -22,6 +22,7 @@ class Database:
         """Open the database at an SQLAlchemy URL, and make the tables that are missing."""
         self._engine = open_database(url)
         self._shared = threading.local()
+        self._upserts: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     def close(self) -> None:
         """Give the connections back."""
@@ -46,6 +47,21 @@ class Database:
                 yield
             finally:
                 self._shared.connection = None
+
+    def upsert_of(self, table: sa.Table, *, keep: tuple[str, ...] = ()) -> Any:
+        """Return what `upsert` does as a statement that takes its row when it is carried out.
+
+        It is made once: for a short row, that is most of the work.
+        """
+        name = (table.name, keep)
+        if name not in self._upserts:
+            dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+            key = [column.name for column in table.primary_key]
+            statement = dialect.insert(table)
+            others = [column.name for column in table.columns if column.name not in {*key, *keep}]
+            changed = {other: statement.excluded[other] for other in others}
+            self._upserts[name] = statement.on_conflict_do_update(index_elements=key, set_=changed)
+        return self._upserts[name]
 
     def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
         """Return the statement that inserts a row, or updates all but its key and the columns to keep."""

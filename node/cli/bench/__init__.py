@@ -3,6 +3,7 @@
 import typer
 
 from node.cli.bench.encoding import measure_encoding
+from node.cli.bench.growth import measure_growth
 from node.cli.bench.inference import measure_inference
 from node.cli.bench.ingest import measure_ingest
 from node.cli.bench.latency import measure_latency
@@ -12,6 +13,7 @@ from node.cli.bench.slide import measure_slide
 
 app = typer.Typer(help="How fast the node is, beside a peer measured in the same run.", no_args_is_help=True)
 app.command("encode")(measure_encoding)
+app.command("growth")(measure_growth)
 app.command("inference")(measure_inference)
 app.command("radiograph")(measure_radiograph)
 app.command("read")(measure_reading)
