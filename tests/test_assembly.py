@@ -382,7 +382,7 @@ def test_an_archive_that_fails_is_left_in_peace_and_not_waited_for(ask: Ask) -> 
 
 def test_many_open_studies_do_not_overrun_the_archive(ask: Ask, index: Index) -> None:
     for number in range(40):
-        index.record_instance(instance(f"8.{number}", modality="CT", study=f"8.{number}"), received_at=1.0)
+        index.record_instance(instance(f"8.{number}", modality="CT", study=f"8.{number}"), time.time() - 1)
     archive = FakeArchive({"s": 9})
 
     ask(archive)
