@@ -56,8 +56,6 @@ class Node:
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
         self.reporter = CommitmentReporter(self.index, peers, build_report_sender(peers))
-        if receive_tls := configuration.receive.tls:
-            door_context(receive_tls)
         notes = Notes(self._note_batch, self._note_refused, self._note_release)
         self.listener = build_receiver(configuration, self.storage, self.index, notes)
         self.stow = build_stow(configuration.receive, self.storage, notes)

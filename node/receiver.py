@@ -1,7 +1,9 @@
 """The receiver: the listener that the configuration asks for, in the node's process or in one of its own."""
 
 import socket
+import ssl
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -73,6 +75,14 @@ def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
     )
 
 
+def tls_of(receive: ReceiveSettings) -> Callable[[], ssl.SSLContext] | None:
+    """Return what gives the context of each connection; raises ConfigurationError for files of no use."""
+    if receive.tls is None:
+        return None
+    door_context(receive.tls)
+    return partial(door_context, receive.tls)
+
+
 def _share(limit: int, receive: ReceiveSettings) -> int:
     return ceil(limit / max(1, receive.processes))
 
@@ -84,8 +94,7 @@ def _leave_unsynced(_descriptor: int) -> None:
 def build_extras(receive: ReceiveSettings, index: Index, bound: socket.socket | None = None) -> Extras:
     """Return what a listener has besides storing: storage commitment over the index, and TLS."""
     desk = CommitmentDesk(index, receive.commitment_peers, partial(note_report, index))
-    tls = partial(door_context, receive.tls) if receive.tls else None
-    return Extras(commitment=desk, tls=tls, bound=bound)
+    return Extras(commitment=desk, tls=tls_of(receive), bound=bound)
 
 
 def build_receiver(

@@ -273,6 +273,10 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         ("receive = 1", "receive: 1 – expected a table"),
         ("data = 1", "data: 1 – expected the name of a file or folder"),
         ("[assembly]\nquiet_period_s = nan", "assembly.quiet_period_s: NaN – expected a number 0–86400"),
+        (
+            '[assembly]\nask = "pcas"\n[destinations.pacs]\nhost = "h"\nport = 104\nae_title = "PACS"',
+            'assembly.ask: "pcas" – expected a declared destination (pacs), or nothing – did you mean pacs?',
+        ),
         ("[assembly]\nquiet_period_s = -1", "assembly.quiet_period_s: -1 – expected a number 0–86400"),
         (
             "[receive]\naccept_private_classes = 1",

@@ -10,9 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.errors import ConfigurationError
+from node.header import FileMeta
 from node.receive.watched import FolderListener, FolderSettings
 from node.samples.demo import Sample
-from node.storage import Storage, Stored, Watermark
+from node.storage import InstanceWriter, Storage, Stored, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
 from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers import wait_until
@@ -103,6 +104,41 @@ def test_a_file_that_grows_is_left_alone_until_it_is_at_rest(open_inbox: OpenInb
     inbox.wait_for(1)
 
     assert inbox.names("rejected") == []
+
+
+class Racing(Storage):
+    """A spool into which a file is put while somebody still changes it: once."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        super().__init__(root, ANY_DISK)
+        self.path: Path | None = path
+
+    def new_instance(self, meta: FileMeta) -> InstanceWriter:
+        return RacingWriter(self, meta)
+
+
+class RacingWriter(InstanceWriter):
+    def write(self, data: bytes | memoryview) -> None:
+        super().write(data)
+        racing = self._storage
+        if isinstance(racing, Racing) and racing.path:
+            with racing.path.open("r+b") as file:
+                file.seek(-4, os.SEEK_END)
+                file.write(b"late")
+            racing.path = None
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_read_again(open_inbox: OpenInbox, tmp_path: Path) -> None:
+    path = tmp_path / "inbox" / "a.dcm"
+    inbox = open_inbox(Racing(tmp_path / "data", path))
+    write(path)
+
+    inbox.wait_for(1)
+
+    wait_until(lambda: inbox.names("done") == ["a.dcm"], "it is put away", 5)
+    assert [each.instance.sha256 for each in inbox.stored] == [dataset_sha256(inbox.path / "done" / "a.dcm")]
+    assert inbox.stored[0].instance.path.read_bytes().endswith(b"late")
+    assert len(list((tmp_path / "data" / "instances").rglob("*.dcm"))) == 1
 
 
 def test_unfinished_names_wait_for_their_rename(open_inbox: OpenInbox) -> None:

@@ -204,6 +204,8 @@ class DimseListener:
                 self._changed.notify_all()
 
     def _serve(self, handler: "_RequestHandler") -> None:
+        if self._extras.tls and not self._settings.admits(str(handler.client_address[0])):
+            raise TlsError("host not allowed")  # no handshake for who would be turned away after it
         handler.secure(self._extras.tls, self._settings.read_timeout_s)
         association = handler.new_association(self._limits)
         reception = association.dimse = Reception(association, self)

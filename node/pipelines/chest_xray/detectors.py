@@ -88,19 +88,19 @@ def _answers(model: str, card: ModelCard, outputs: Arrays) -> Iterator[Answer]:
     _require(model, SCORES, outputs.get(SCORES), (1, *counts))
     _require(model, LABELS, outputs.get(LABELS), (1, *counts))
     lesions = len(_lesions(card))
-    kinds = outputs.get(KINDS, np.zeros((1, *counts, lesions), np.float32))
-    _require(model, KINDS, kinds, (1, *counts, lesions))
+    if KINDS in outputs:
+        _require(model, KINDS, outputs[KINDS], (1, *counts, lesions))
     boxes = np.asarray(given, np.float32).reshape(-1, counts[-1], 4)
     scores = np.asarray(outputs[SCORES], np.float32).reshape(boxes.shape[:2])
     labels = np.asarray(outputs[LABELS], np.int64).reshape(boxes.shape[:2])
-    shares = np.asarray(kinds, np.float32)
-    for name, values in ((SCORES, scores), (KINDS, shares)):
+    none = np.zeros((*boxes.shape[:2], lesions), np.float32)
+    kinds = np.asarray(outputs.get(KINDS, none), np.float32).reshape(none.shape)
+    for name, values in ((SCORES, scores), (KINDS, kinds)):
         if not ((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all():
             raise ModelError(model, f"output {name} holds values outside 0–1")
     if not ((labels >= 1) & (labels <= len(card.classes)))[scores > 0].all():
         raise ModelError(model, f"output {LABELS} names a class that its card does not have")
-    shares = np.clip(shares, 0, 1).reshape(*boxes.shape[:2], lesions)
-    return zip(boxes, np.clip(scores, 0, 1), labels, shares, strict=True)
+    return zip(boxes, np.clip(scores, 0, 1), labels, np.clip(kinds, 0, 1), strict=True)
 
 
 def _usable(boxes: Boxes, scores: Floats, labels: Labels, kinds: Floats, size: int) -> Answer:
