@@ -1,12 +1,10 @@
-"""Builds every part from the configuration; the one place that knows them all."""
+"""A whole node: its parts, in the order in which they start and stop."""
 
-import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -15,194 +13,35 @@ import structlog
 
 import node
 from node.account import describe_object
-from node.assembly import Assembler, Patience
-from node.config import read_secret
-from node.deliver.association import Peer
-from node.deliver.commitment import ReportSender
-from node.deliver.confirmation import Confirmation, note_report
-from node.deliver.dicomweb import StowDestination
-from node.deliver.dimse import DimseDestination
-from node.deliver.outbox import Outbox, Outlet
-from node.disk import new_file
+from node.deliver.confirmation import note_report
 from node.domain.study import Instance
 from node.doors import Notes, build_folders, build_stow
-from node.engines.onnx import OnnxEngine
-from node.engines.owner import NOWHERE
-from node.engines.repository import ModelRepository
-from node.engines.shared_memory import Limits
-from node.engines.triton import TritonEngine, TritonSettings
-from node.errors import StoreError
 from node.feedback import read_feedback
-from node.index import DELIVERY_STATES, PENDING, Index, sqlite_url
-from node.interfaces import Engine, Listener
-from node.quiet import RouteQuiet
+from node.index import DELIVERY_STATES, PENDING, sqlite_url
+from node.interfaces import Listener
+from node.parts import (
+    build_assembler,
+    build_outbox,
+    build_report_sender,
+    build_steps,
+    listener_settings,
+    open_index,
+)
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Ended, Extras
-from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.results import MANIFEST, ResultObject, load_objects
-from node.routing import Rule
-from node.settings import (
-    CommitmentPeerSettings,
-    Configuration,
-    DestinationSettings,
-    EngineSettings,
-    ReceiveSettings,
-    TlsSettings,
-)
-from node.steps import Parts, Route, Steps
+from node.settings import Configuration
 from node.storage import Storage, Stored, Watermark
 from node.telemetry import Metrics
-from node.tls import SOON_DAYS, client_context, ends_by_use, server_context
+from node.tls import SOON_DAYS, door_context, ends_by_use
 from node.web import WebServer, application
 from node.workflow import Workflow
 
 DRAIN_S = 20
 DAY_S = 86_400
-MIB, GIB = 1 << 20, 1 << 30
+GIB = 1 << 30
 
 log = structlog.get_logger()
-
-
-def index_path(configuration: Configuration) -> Path:
-    """Return the file that holds the index."""
-    return configuration.data / "index.sqlite"
-
-
-def open_index(configuration: Configuration) -> Index:
-    """Open the index of a node's data folder, making both where they are missing."""
-    configuration.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Index(sqlite_url(index_path(configuration)))
-
-
-@contextmanager
-def opened_index(configuration: Configuration) -> Iterator[Index]:
-    """Open the index for a command; raises StoreError where no node has worked in the data folder."""
-    if not index_path(configuration).exists():
-        raise StoreError(str(configuration.data), "no node has worked in this data folder")
-    index = open_index(configuration)
-    try:
-        yield index
-    finally:
-        index.close()
-
-
-def build_engine(
-    settings: EngineSettings, metrics: Metrics | None = None, data: Path | None = None
-) -> Engine:
-    """Return the engine over the configured model repository; of a node, with its metrics and data folder."""
-    if settings.kind == "triton":
-        return build_triton_engine(settings, metrics, data)
-    return OnnxEngine(ModelRepository(settings.repository), settings.threads, metrics)
-
-
-def build_triton_engine(
-    settings: EngineSettings, metrics: Metrics | None = None, data: Path | None = None
-) -> TritonEngine:
-    """Return the engine on the configured server, whatever kind of engine the node itself uses."""
-    return TritonEngine(
-        ModelRepository(settings.repository),
-        TritonSettings(
-            url=settings.url,
-            timeout_s=settings.timeout_s,
-            patience_s=settings.patience_s,
-            shares_memory=settings.shared_memory,
-            limits=Limits(settings.shared_memory_mib * MIB),
-            home=home_of(data) if data else NOWHERE,
-        ),
-        metrics,
-    )
-
-
-def home_of(data: Path) -> str:
-    """Return what stands for a data folder: the same after every start, in whatever container."""
-    path = data / "home"
-    if not path.exists():
-        with new_file(path) as file:
-            file.write(secrets.token_hex(8).encode())
-    return path.read_text()
-
-
-def build_destination(name: str, settings: DestinationSettings) -> DimseDestination | StowDestination:
-    """Return one destination; raises ConfigurationError where the secret that it needs is not there."""
-    if settings.url:
-        return StowDestination(
-            name=name,
-            url=settings.url,
-            token=read_secret(settings.token_env, f"destinations.{name}.token_env"),
-            timeout_s=settings.timeout_s,
-            tls=client_context(settings.tls or TlsSettings()),
-        )
-    return DimseDestination(
-        name=name,
-        host=settings.host,
-        port=settings.port,
-        ae_title=settings.ae_title,
-        calling_ae_title=settings.calling_ae_title,
-        timeout_s=settings.timeout_s,
-        tls=client_context(settings.tls) if settings.tls else None,
-    )
-
-
-def build_steps(
-    configuration: Configuration,
-    storage: Storage,
-    index: Index,
-    metrics: Metrics,
-    on_finished: Callable[[], object] = lambda: None,
-) -> Steps:
-    """Return the steps over everything that the configuration names."""
-    routes = {
-        name: Route(entry.build(), Rule(name, entry.when, entry.priority, entry.deliver_to))
-        for name, entry in configuration.pipelines.items()
-    }
-    parts = Parts(
-        index=index,
-        run_folder=storage.run_folder,
-        engine=build_engine(configuration.engine, metrics, configuration.data),
-        routes=routes,
-        scopes=configuration.receive.scopes,
-        triage_rules=configuration.triage,
-        profiles={name: entry.profile for name, entry in configuration.destinations.items()},
-        metrics=metrics,
-        on_finished=on_finished,
-    )
-    return Steps(parts)
-
-
-def build_assembler(configuration: Configuration, index: Index, workflow: Workflow) -> Assembler:
-    """Return the assembler with the archive and the quiet periods that the configuration names."""
-    settings = configuration.assembly
-    patience = Patience(
-        settle_s=settings.settle_period_s,
-        quiet_s=settings.quiet_period_s,
-        longest_s=settings.longest_wait_s,
-    )
-    own_s = {
-        name: entry.quiet_period_s
-        for name, entry in configuration.pipelines.items()
-        if entry.quiet_period_s is not None
-    }
-    rules = [Rule(name, entry.when) for name, entry in configuration.pipelines.items()]
-    quiet = RouteQuiet(index, rules, configuration.receive.scopes, own_s, patience.quiet_s) if own_s else None
-    archive = None
-    if settings.ask:
-        asked = configuration.destinations[settings.ask]
-        timeout_s = min(asked.timeout_s, settings.ask_timeout_s)
-        archive = build_destination(settings.ask, replace(asked, timeout_s=timeout_s))
-    return Assembler(index, patience, workflow.enqueue, quiet=quiet, archive=archive)
-
-
-def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -> Outbox:
-    """Return the outbox over every destination that the configuration names."""
-    outlets = {
-        name: Outlet(
-            build_destination(name, entry),
-            entry.max_attempts,
-            Confirmation(entry.confirm, entry.confirm_timeout_s),
-        )
-        for name, entry in configuration.destinations.items()
-    }
-    return Outbox(index, outlets, metrics)
 
 
 class Node:
@@ -224,15 +63,19 @@ class Node:
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
-        self.reporter = CommitmentReporter(self.index, peers, ReportSender(_peers(peers)))
-        desk = CommitmentDesk(self.index, peers, partial(note_report, self.index))
+        self.reporter = CommitmentReporter(self.index, peers, build_report_sender(peers))
+        if receive_tls := configuration.receive.tls:
+            door_context(receive_tls)
         self.listener = DimseListener(
-            _listener_settings(configuration.receive),
+            listener_settings(configuration.receive),
             self.storage,
             on_stored=self._note_stored,
             on_refused=self._note_refused,
             on_release=self._note_release,
-            extras=Extras(on_commitment=desk.take_request, on_commitment_report=desk.take_report),
+            extras=Extras(
+                commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
+                tls=partial(door_context, receive_tls) if receive_tls else None,
+            ),
         )
         notes = Notes(
             on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
@@ -242,7 +85,7 @@ class Node:
         # In the order in which they open; the web server that serves STOW-RS does so before.
         self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
-        tls = server_context(configuration.web.tls) if configuration.web.tls else None
+        tls = door_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
         self._is_open = False
@@ -363,27 +206,3 @@ def _objects_in(run_folder: Path) -> list[ResultObject]:
     except (OSError, TypeError, ValueError) as fault:
         log.warning("run_folder_skipped", run_id=run_folder.name, error=type(fault).__name__)
         return []
-
-
-def _peers(peers: Mapping[str, CommitmentPeerSettings]) -> dict[str, Peer]:
-    return {
-        title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
-        for title, one in peers.items()
-    }
-
-
-def _listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
-    entities = tuple(
-        ApplicationEntity(title, frozenset(() if "*" in entity.allow_callers else entity.allow_callers))
-        for title, entity in receive.application_entities.items()
-    )
-    return DimseListenerSettings(
-        application_entities=entities,
-        host=receive.host,
-        port=receive.port,
-        allowed_hosts=receive.allow_hosts,
-        max_associations=receive.max_associations,
-        max_pdu_bytes=receive.max_pdu_bytes,
-        idle_timeout_s=receive.idle_timeout_s,
-        accept_private_classes=receive.accept_private_classes,
-    )

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.app import build_destination, build_engine, open_index
 from node.config import load_usable
 from node.errors import EngineUnavailableError, SightlineError
 from node.interfaces import models_of
+from node.parts import build_destination, build_engine, open_index
 from node.settings import Configuration, DestinationSettings
 from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +93,12 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
             raise ConfigurationError(["ca: missing – it says whose certificates are accepted"])
         _load_authorities(context, settings.ca)
     return context
+
+
+@cache
+def door_context(settings: TlsSettings) -> ssl.SSLContext:
+    """Return `server_context`, made once: what a door began with it keeps, and no call waits for files."""
+    return server_context(settings)
 
 
 def client_context(settings: TlsSettings) -> ClientContext:

@@ -83,12 +83,12 @@ class Workflow:
         if self._has_ended(job_id):
             # The index was lost and rebuilt, and does not know what came of that job: read the study again.
             self._index.reopen_study(uid)
-        elif self._index.queue_study(study, job_id, str(evidence)):
+            return
+        fields: Json = {"evidence": evidence.kind, "instances": len(instances)}
+        fields |= {"figures": evidence.figures} if evidence.figures else {}
+        if self._index.queue_study(study, job_id, str(evidence), fields):
             self._metrics.studies_assembled.labels(evidence.kind).inc()
-            fields: Json = {"evidence": evidence.kind, "instances": len(instances)}
-            fields |= {"figures": evidence.figures} if evidence.figures else {}
             log.info("study_assembled", study_instance_uid=uid, **fields)
-            self._index.record_event(uid, "study_assembled", fields)
             self._enqueue_study(uid, job_id)
 
     def _resume(self) -> None:

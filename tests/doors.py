@@ -12,7 +12,7 @@ from pynetdicom.association import Association
 
 from node.deliver.association import Peer
 from node.header import read_file_meta
-from node.receive.dimse import DimseListener
+from node.receive.dimse import DimseListener, Extras
 from node.receive.settings import DimseListenerSettings
 from node.storage import Storage, Stored, Watermark
 from tests.instances import CT, EXPLICIT
@@ -31,6 +31,7 @@ class Door:
         self.refused: list[tuple[str, int]] = []
         self.released: list[tuple[frozenset[str], str]] = []
         self.refuses_to_note = False
+        extras: Extras | None = settings.pop("extras", None)
         limits: dict[str, Any] = {"port": 0, "drain_timeout_s": 5, "read_timeout_s": 5}
         self.listener = DimseListener(
             DimseListenerSettings(**limits | settings),
@@ -38,6 +39,7 @@ class Door:
             on_stored=self._note,
             on_refused=lambda called, status: self.refused.append((called, status)),
             on_release=lambda studies, *, ended: self.released.append((studies, ended)),
+            extras=extras,
         )
         self.listener.start()
 

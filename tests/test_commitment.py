@@ -60,7 +60,7 @@ class Desk(Post):
             on_stored=lambda stored: self.index.record_instance(stored.instance),
             on_refused=lambda _title, _status: None,
             on_release=lambda _studies, *, ended: None,
-            extras=Extras(on_commitment=desk.take_request, on_commitment_report=desk.take_report),
+            extras=Extras(commitment=desk),
         )
         self.listener.start()
         self.reporter: CommitmentReporter | None = None

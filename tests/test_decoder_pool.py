@@ -1,5 +1,8 @@
 """Frames are decoded several at a time, each in a process that it may take down with it."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import RLELossless
 
-from node.read.isolation import DecoderPool
+from node.read.isolation import DecoderPool, DecoderProcess
 
 ROWS, COLUMNS, FRAMES = 32, 24, 24
 OPTIONS = {
@@ -37,7 +40,7 @@ def frame(number: int) -> np.ndarray:
     return np.full((ROWS, COLUMNS), number, np.int16)
 
 
-def decode(pool: DecoderPool, number: int) -> np.ndarray:
+def decode(pool: DecoderPool | DecoderProcess, number: int) -> np.ndarray:
     encoded = get_encoder(RLELossless).encode(frame(number).tobytes(), encoding_plugin="pydicom", **OPTIONS)
     return pool.decode(RLELossless, encapsulate([encoded], has_bot=False), DECODING)
 
@@ -81,3 +84,72 @@ def test_processes_end_with_the_pool(pool: DecoderPool) -> None:
     pool.close()
 
     assert children() == before
+
+
+# --- a process that does not do what it should
+
+
+class BrokenOffError(BaseException):
+    """What a node that stops raises in the middle of its work."""
+
+
+@pytest.fixture
+def decoder() -> Iterator[DecoderProcess]:
+    decoder = DecoderProcess(timeout_s=2)
+    yield decoder
+    decoder.close()
+
+
+def start(decoder: DecoderProcess) -> int:
+    """Have it decode a frame; its process."""
+    before = children()
+    decode(decoder, 1)
+    (pid,) = children() - before
+    return pid
+
+
+def test_a_process_that_hangs_costs_one_frame(decoder: DecoderProcess) -> None:
+    os.kill(start(decoder), signal.SIGSTOP)
+
+    with pytest.raises(ValueError, match="took longer than 2 s"):
+        decode(decoder, 2)
+
+    np.testing.assert_array_equal(decode(decoder, 3), frame(3))
+
+
+def test_a_process_that_is_killed_costs_one_frame(decoder: DecoderProcess) -> None:
+    os.kill(start(decoder), signal.SIGKILL)
+
+    with pytest.raises(ValueError, match="broke down"):
+        decode(decoder, 2)
+
+    np.testing.assert_array_equal(decode(decoder, 3), frame(3))
+
+
+def test_a_frame_that_wants_all_memory_gets_none(decoder: DecoderProcess) -> None:
+    start(decoder)
+    bomb = DECODING | {"rows": 65535, "columns": 65535}
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"\w"):
+        decoder.decode(RLELossless, encapsulate([bytes(64)], has_bot=False), bomb)
+
+    assert time.monotonic() - began < 2
+    np.testing.assert_array_equal(decode(decoder, 3), frame(3))
+
+
+def test_who_breaks_off_leaves_no_answer_for_the_next(decoder: DecoderProcess) -> None:
+    pid = start(decoder)
+    os.kill(pid, signal.SIGSTOP)
+
+    def break_off(*_: object) -> None:
+        os.kill(pid, signal.SIGCONT)
+        raise BrokenOffError
+
+    handler = signal.signal(signal.SIGALRM, break_off)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    with pytest.raises(BrokenOffError):
+        decode(decoder, 2)
+    signal.signal(signal.SIGALRM, handler)
+
+    np.testing.assert_array_equal(decode(decoder, 3), frame(3))

@@ -222,7 +222,7 @@ def test_a_decoder_that_hangs_is_ended_and_the_tile_named() -> None:
     decoder = TileDecoder()
     decoder.decode([stream()], 64, 64)
     # From now on: to start it may take longer.
-    decoder._timeout_s = 0.2
+    decoder._child._timeout_s = 0.2
     stopped = decoder._child._process
     stopped.send_signal(19)
 

@@ -4,31 +4,35 @@ import http.client
 import json
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
-from typer.testing import CliRunner
+from structlog.testing import capture_logs
 
+from node.app import Node, running
 from node.checks import check_machine, check_start
-from node.cli import app
 from node.config import check_configuration
 from node.deliver.association import Peer, echo
 from node.deliver.dimse import send_files
 from node.deliver.summary import Answer
 from node.errors import ConfigurationError, DestinationUnreachableError
+from node.receive.dimse import Extras
 from node.settings import Configuration, DestinationSettings, ReceiveSettings, TlsSettings, WebSettings
 from node.tls import client_context, ends_by_use, server_context
 from node.web import WebServer
 from tests.certificates import Authority
+from tests.doors import SIGHTLINE, Door, OpenDoor, dataset_sha256, opening
 from tests.instances import encode_dataset, write_instance
-from tests.peers import LOOPBACK, end_process, free_ports, need_program, wait_until
+from tests.peers import LOOPBACK, dcmtk, end_process, free_ports, need_program, wait_until
+from tests.peers.node import run_sightline
 
 ARCHIVE = "ARCHIVE"
 
@@ -122,16 +126,118 @@ def test_send_speaks_tls_where_it_is_told_to(hospital: Authority, tmp_path: Path
     with storescp(hospital.issue("archive"), tmp_path / "archive") as port:
         arguments = ["send", str(path), "--to", f"{ARCHIVE}@{LOOPBACK}:{port}"]
 
-        sent = CliRunner().invoke(app, [*arguments, *own])
-        refused = CliRunner().invoke(app, [*arguments, "--tls", "--json"])
+        sent = run_sightline(*arguments, *own)
+        refused = run_sightline(*arguments, "--tls", "--json")
 
-    assert sent.exit_code == 0, sent.output
-    assert refused.exit_code == 1
+    assert sent.returncode == 0, sent.stderr
+    assert refused.returncode == 1
     comment = json.loads(refused.stdout)["files"][0]["comment"]
     assert "the peer's certificate is refused: self-signed certificate in certificate chain" in comment
 
 
+# --- in
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
+    with opening(tmp_path) as open_one:
+        yield open_one
+
+
+def secured_door(open_door: OpenDoor, settings: TlsSettings, **limits: object) -> Door:
+    return open_door(extras=Extras(tls=partial(server_context, settings)), **limits)
+
+
+def storescu(port: int, settings: TlsSettings, path: Path) -> int:
+    """Send with DCMTK by TLS; its exit status."""
+    program = need_program("storescu", "dcmtk")
+    files = [str(settings.key), str(settings.certificate), "+cf", str(settings.ca)]
+    arguments = [program, "+tls", *files, "-aec", SIGHTLINE, LOOPBACK, str(port), str(path)]
+    return subprocess.run(arguments, capture_output=True, check=False).returncode
+
+
+def refusals(records: Sequence[Mapping[str, object]]) -> list[object]:
+    wait_until(lambda: [one for one in records if one["event"] == "connection_refused"], "the refusal", 5)
+    return [one["reason"] for one in records if one["event"] == "connection_refused"]
+
+
+def test_what_dcmtk_sends_over_tls_is_stored(
+    open_door: OpenDoor, hospital: Authority, tmp_path: Path
+) -> None:
+    door = secured_door(open_door, hospital.issue("node"))
+    path = write_instance(tmp_path / "a.dcm", encode_dataset(pixels=bytes(3_000_000)))
+
+    assert storescu(door.port, hospital.issue("scanner"), path) == 0
+
+    (stored,) = door.stored
+    assert dataset_sha256(stored.instance.path) == dataset_sha256(path)
+
+
+def test_our_own_sender_reaches_our_own_door_over_tls(
+    open_door: OpenDoor, hospital: Authority, tmp_path: Path
+) -> None:
+    door = secured_door(open_door, hospital.issue("node"))
+    path = write_instance(tmp_path / "a.dcm", encode_dataset(pixels=bytes(300_000)))
+
+    summary = send_files([path] * 20, replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+
+    assert [file.answer for file in summary.files] == [Answer.ACCEPTED] * 20
+
+
+@pytest.mark.parametrize(
+    ("peer", "reason"),
+    [
+        ("expired", "the peer's certificate is refused: certificate has expired"),
+        ("stranger", "the peer's certificate is refused: unable to get local issuer certificate"),
+        ("plain", "the peer does not speak TLS"),
+        ("nobody", "the peer shows no certificate"),
+    ],
+)
+def test_who_may_not_come_in_is_refused_with_one_line(
+    open_door: OpenDoor, hospital: Authority, tmp_path: Path, peer: str, reason: str
+) -> None:
+    door = secured_door(open_door, hospital.issue("node"))
+    path = write_instance(tmp_path / "a.dcm", encode_dataset())
+
+    with capture_logs() as records:
+        if peer == "plain":
+            assert not dcmtk.echo(door.port, called=SIGHTLINE)
+        elif peer == "nobody":
+            context = client_context(TlsSettings(ca=hospital.path, mutual=False))
+            assert send_files([path], replace(door.peer(), tls=context)).failures
+        else:
+            known = hospital if peer == "expired" else Authority(tmp_path, "stranger")
+            days = -1 if peer == "expired" else 9
+            settings = known.issue("scanner", days=days, begins_days_ago=9)
+            assert storescu(door.port, replace(settings, ca=hospital.path), path) != 0
+
+        reasons = refusals(records)
+
+    assert reasons[0] == reason
+    assert len(reasons) == len(records), "more than the one line"
+    assert not door.stored
+
+
+def test_a_peer_that_does_not_finish_the_handshake_keeps_nobody_out(
+    open_door: OpenDoor, hospital: Authority
+) -> None:
+    door = secured_door(open_door, hospital.issue("node"), read_timeout_s=0.3)
+    with capture_logs() as records, socket.create_connection((LOOPBACK, door.port)) as silent:
+        silent.sendall(b"\x16\x03\x01")
+
+        echo(replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+
+        assert refusals(records) == ["the peer did not finish the handshake in time"]
+
+
 # --- the web server
+
+
+def get(port: int, settings: TlsSettings, path: str = "/") -> bytes:
+    context = client_context(settings)
+    with closing(http.client.HTTPSConnection(LOOPBACK, port, timeout=5, context=context)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().read()
 
 
 def test_pages_are_served_over_https_to_who_shows_a_certificate(hospital: Authority) -> None:
@@ -140,16 +246,10 @@ def test_pages_are_served_over_https_to_who_shows_a_certificate(hospital: Author
     server = WebServer(page, LOOPBACK, port, server_context(hospital.issue("node")))
     server.start()
 
-    def get(settings: TlsSettings) -> bytes:
-        connection = http.client.HTTPSConnection(LOOPBACK, port, timeout=5, context=client_context(settings))
-        with closing(connection):
-            connection.request("GET", "/")
-            return connection.getresponse().read()
-
     known = hospital.issue("browser")
-    assert get(known) == b"hello"
+    assert get(port, known) == b"hello"
     with pytest.raises(OSError, match=r"CERTIFICATE_REQUIRED|without response"):
-        get(TlsSettings(ca=known.ca, mutual=False))
+        get(port, TlsSettings(ca=known.ca, mutual=False))
 
     server.stop()
 
@@ -224,6 +324,24 @@ def test_when_certificates_end_is_known_by_their_use(secured: Configuration) -> 
 
     assert [f"{use}.tls" for use in ends] == USES
     assert all(99 <= (each - datetime.now(UTC)).days <= 100 for each in ends.values())
+
+
+def test_a_node_behind_tls_tells_how_long_its_certificates_are_good(
+    secured: Configuration, hospital: Authority
+) -> None:
+    peer = hospital.issue("monitor")
+    with running(Node(secured)):
+        echo(Peer(LOOPBACK, secured.receive.port, SIGHTLINE, tls=client_context(peer)))
+        lines = get(secured.web.port, peer, "/metrics").decode().splitlines()
+
+    told = dict(
+        line.split(" ") for line in lines if line.startswith("sightline_tls_certificate_expiry_seconds{")
+    )
+    assert sorted(told) == [
+        f'sightline_tls_certificate_expiry_seconds{{use="{use}"}}'
+        for use in ("destinations.pacs", "receive", "web")
+    ]
+    assert all(99 * 86_400 < float(seconds) <= 100 * 86_400 for seconds in told.values())
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from node.account import describe_score
-from node.app import home_of
 from node.engines.onnx import OnnxEngine
 from node.engines.owner import Owner
 from node.engines.repository import ModelRepository
 from node.engines.triton_server import TritonServer
 from node.interfaces import Pipeline
+from node.parts import home_of
 from node.pipelines.chest_xray import ChestXray
 from node.pipelines.slide_tumor import SlideTumor
 from node.samples.demo import RadiographStudy, demo_samples

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from node.assembly import QUIET, Evidence
 from node.deliver.outbox import Outbox, Outlet
 from node.domain.delivery import Receipt, Reception
 from node.errors import OutOfResourcesError
@@ -33,7 +34,7 @@ class Durable(Bench):
 
     def assemble(self) -> None:
         for study in self.index.open_studies():
-            self.workflow.enqueue(study, "quiet_period")
+            self.workflow.enqueue(study, Evidence(QUIET))
 
     def wait_for_state(self, uid: str, state: str) -> dict:
         wait_until(lambda: self.account(uid)["state"] == state, f"the study is {state}", 60)
@@ -69,8 +70,8 @@ def test_a_study_asked_for_twice_is_read_once(bench: Durable) -> None:
     uid = bench.receive("PA")
     (study,) = bench.index.open_studies()
 
-    bench.workflow.enqueue(study, "quiet_period")
-    bench.workflow.enqueue(study, "quiet_period")
+    bench.workflow.enqueue(study, Evidence(QUIET))
+    bench.workflow.enqueue(study, Evidence(QUIET))
 
     bench.wait_for_state(uid, "done")
     assert events(bench, uid).count("analyze_finished") == 1

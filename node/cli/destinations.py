@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from node.app import opened_index
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
 from node.config import load
 from node.domain.problems import did_you_mean
 from node.errors import StoreError
 from node.index import DELIVERY_STATES, PENDING, Index, Json
+from node.parts import opened_index
 from node.settings import Configuration, DestinationSettings
 
 app = typer.Typer(

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from node.app import build_triton_engine
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
 from node.config import load
 from node.engines.repository import ModelConfig, ModelRepository
 from node.engines.triton import TritonEngine
 from node.errors import ConfigurationError, ModelError, TransientError
 from node.index import Json
+from node.parts import build_triton_engine
 from node.settings import EngineSettings
 
 TRITON = "triton"

@@ -12,7 +12,6 @@ import typer
 
 import node
 from node.account import describe_runs
-from node.app import build_steps, open_index
 from node.cli.output import AsJson, ConfigurationFile, Progression, complain, print_json
 from node.cli.publish import print_accounts, publish, publish_slide, say_conversions
 from node.config import load
@@ -22,6 +21,7 @@ from node.domain.progress import listening
 from node.domain.study import Instance
 from node.errors import ConfigurationError, DatasetError, PixelError
 from node.index import Index, Json
+from node.parts import build_steps, open_index
 from node.receive.folder import find_files, store_file
 from node.receive.slide_files import is_slide_file, store_slide
 from node.settings import Configuration

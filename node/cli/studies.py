@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from node.account import describe_study
-from node.app import opened_index
 from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
 from node.config import load
 from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
 from node.index import Index, Json
+from node.parts import opened_index
 
 app = typer.Typer(help="What happened to each study; read one again, or no more.", no_args_is_help=True)
 StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]

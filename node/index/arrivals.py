@@ -12,11 +12,14 @@ from node.domain.study import Instance
 from node.index.database import Database, Json
 from node.index.states import ANALYZED, CANCELLED, QUEUED, RECEIVING, RETRYING
 from node.index.tables import (
+    EVENTS,
     INSTANCES,
     IS_READ,
     OBJECTS,
     STUDIES,
 )
+
+STUDY_ASSEMBLED = "study_assembled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,13 @@ class Arrivals(Database):
         with self.connection() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def queue_study(self, study: OpenStudy, job_id: str, evidence: str) -> bool:
-        """Note that a job has the study; False when something arrived since it was looked at."""
+    def queue_study(
+        self, study: OpenStudy, job_id: str, evidence: str, event: Mapping[str, object] | None = None
+    ) -> bool:
+        """Note that a job has the study; False when something arrived since it was looked at.
+
+        `event` are the fields of `study_assembled`, which its story tells of exactly if it is so.
+        """
         unchanged = sa.and_(
             STUDIES.c.study_instance_uid == study.study_instance_uid,
             STUDIES.c.last_received_at == study.last_received_at,
@@ -119,7 +127,13 @@ class Arrivals(Database):
         )
         values = {"state": QUEUED, "job_id": job_id, "evidence": evidence}
         with self.connection() as connection:
-            return connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount == 1
+            if connection.execute(sa.update(STUDIES).where(unchanged).values(values)).rowcount != 1:
+                return False
+            if event is not None:
+                row = {"study_instance_uid": study.study_instance_uid, "at": time.time()}
+                row |= {"event": STUDY_ASSEMBLED, "fields": dict(event)}
+                connection.execute(sa.insert(EVENTS).values(row))
+            return True
 
     def queued_studies(self) -> list[tuple[str, str]]:
         """Return the studies that a job has: UID and job."""

@@ -25,16 +25,21 @@ class ChildProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
 
-    def request(self, job: object) -> tuple[Any, str]:
-        """Return the answer, or why there is none."""
+    def request(self, job: object, extra_s: float = 0.0) -> tuple[Any, str]:
+        """Return the answer, or why there is none; a large job may get some seconds more."""
         connection = self._connection or self._start()
+        timeout_s = self._timeout_s + extra_s
         try:
             connection.send(job)
-            if connection.poll(self._timeout_s):
+            if connection.poll(timeout_s):
                 return connection.recv(), ""
-            fault = f"the decoder took longer than {self._timeout_s:g} s"
+            fault = f"the decoder took longer than {timeout_s:.3g} s"
         except (EOFError, OSError):
             fault = "the decoder broke down"
+        except BaseException:
+            # Broken off between question and answer: the next question must not get this answer.
+            self.close()
+            raise
         self.close()
         return None, fault
 

@@ -37,8 +37,10 @@ PLUGIN_BY_TRANSFER_SYNTAX: Mapping[str, str] = MappingProxyType(
         RLELossless: "pydicom",
     }
 )
-# The slowest seen, 20 million pixels of JPEG 2000, takes 3 s on one core.
-TIMEOUT_S = 120.0
+# Time for a process to start on a busy machine; some damaged streams of JPEG 2000 have no end.
+TIMEOUT_S = 20.0
+# The slowest seen, 20 million pixels of JPEG 2000, takes 3 s on one core: more than ten times that.
+TIMEOUT_S_PER_PIXEL = 2e-6
 PROGRAM = Path(__file__).with_name("decoder.py")
 
 
@@ -46,7 +48,7 @@ class DecoderProcess:
     """A decoder in another process, started by the first call and again after it ended; safe in threads."""
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
-        """Give each frame `timeout_s` seconds."""
+        """Give each frame `timeout_s` seconds, and some for its size."""
         self._lock = Lock()
         self._child = ChildProcess(PROGRAM, timeout_s)
 
@@ -55,8 +57,10 @@ class DecoderProcess:
     ) -> npt.NDArray[np.generic]:
         """Return the decoded frame; raises ValueError with the reason where that fails in whatever way."""
         plugin = PLUGIN_BY_TRANSFER_SYNTAX.get(transfer_syntax_uid, "")
+        extra_s = TIMEOUT_S_PER_PIXEL * options.get("rows", 0) * options.get("columns", 0)
+        job = str(transfer_syntax_uid), pixel_data, plugin, dict(options)
         with self._lock:
-            answer, fault = self._child.request((str(transfer_syntax_uid), pixel_data, plugin, dict(options)))
+            answer, fault = self._child.request(job, extra_s)
         array, reason = answer or (None, fault)
         if array is None:
             raise ValueError(reason)

@@ -15,17 +15,17 @@ from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import structlog
-from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from node.errors import ConfigurationError
+from node.commitment import PUSH_MODEL
+from node.errors import ConfigurationError, TlsError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.receive.commitment import CommitmentDesk
 from node.receive.incoming import Reception, log_of, report, request_of
 from node.receive.negotiation import (
-    STORAGE_COMMITMENT,
     TOO_MANY,
     Occupancy,
     Rejection,
@@ -35,6 +35,7 @@ from node.receive.negotiation import (
 from node.receive.settings import DimseListenerSettings
 from node.receive.upper_layer import EventAssociation, LineLimits
 from node.storage import Storage, Stored
+from node.tls import accept
 
 # pynetdicom's own handlers format every message, data sets' identifiers among them, and cost half the rate.
 _config.LOG_HANDLER_LEVEL = "none"
@@ -46,8 +47,7 @@ STOP_POLL_S = 0.1
 SPARE_CONNECTIONS = 32
 
 Ended = Literal["released", "aborted"]
-OnCommitment = Callable[[evt.Event], tuple[int | Dataset, Dataset | None]]
-"""Answers a message of storage commitment: a request in the association's thread, a report in its own."""
+"""Answers an N-ACTION of storage commitment with its status, in the association's thread (PS3.4 J.3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,11 @@ class Extras:
     """What a listener may have besides.
 
     `tls` is asked for the context of each connection, whose handshake is made in its own thread. `bound` is a
-    socket that listens already, in place of the address of the settings. Without `on_commitment`, storage
-    commitment is not offered; `on_commitment_report` answers archives that report by their own association.
+    socket that listens already, in place of the address of the settings. Without `commitment`, storage
+    commitment is not offered.
     """
 
-    on_commitment: OnCommitment | None = None
-    on_commitment_report: OnCommitment | None = None
+    commitment: CommitmentDesk | None = None
     tls: Callable[[], ssl.SSLContext] | None = None
     bound: socket.socket | None = None
 
@@ -116,10 +115,9 @@ class DimseListener:
         settings = self._settings
         handlers: list[Any] = [(evt.EVT_REQUESTED, self._negotiate), (evt.EVT_ACCEPTED, _log_accepted)]
         handlers.append((evt.EVT_RELEASED, lambda event: self._end(event.assoc)))
-        if self._extras.on_commitment:
-            handlers.append((evt.EVT_N_ACTION, self._extras.on_commitment))
-        if self._extras.on_commitment_report:
-            handlers.append((evt.EVT_N_EVENT_REPORT, self._extras.on_commitment_report))
+        if desk := self._extras.commitment:
+            handlers.append((evt.EVT_N_ACTION, desk.take_request))
+            handlers.append((evt.EVT_N_EVENT_REPORT, desk.take_report))
         try:
             server = self._entity().make_server(
                 (settings.host, settings.port),
@@ -183,9 +181,9 @@ class DimseListener:
             self._connections += 1
         try:
             self._serve(handler)
-        except (ssl.SSLError, OSError) as fault:
-            reason = getattr(fault, "reason", None) or fault.strerror or type(fault).__name__
-            log.warning("connection_failed", host=handler.client_address[0], reason=reason)
+        except (TlsError, OSError) as fault:
+            reason = getattr(fault, "strerror", None) or str(fault) or type(fault).__name__
+            log.warning("connection_refused", host=handler.client_address[0], reason=reason)
         finally:
             with self._changed:
                 self._connections -= 1
@@ -238,7 +236,7 @@ class DimseListener:
             _reject(association, rejection)
             return
         cast(Reception, association.dimse).titles = titles
-        services = [STORAGE_COMMITMENT] if self._extras.on_commitment else []
+        services = [PUSH_MODEL] if self._extras.commitment else []
         association.acceptor.supported_contexts = supported(
             request, services, accepts_private=settings.accept_private_classes
         )
@@ -293,10 +291,10 @@ class _RequestHandler(RequestHandler):
             self.server.shutdown_request(self.request)
 
     def secure(self, tls: Callable[[], ssl.SSLContext] | None, timeout_s: float) -> None:
-        """Make the TLS handshake where there is to be one; raises OSError where it fails."""
+        """Make the TLS handshake where there is to be one; raises TlsError where it fails."""
         if tls:
             self.request.settimeout(timeout_s)
-            self.request = tls().wrap_socket(self.request, server_side=True)
+            self.request = accept(self.request, tls())
 
     def new_association(self, limits: LineLimits) -> EventAssociation:
         """Return the association over the connection, set up as the stock handler does."""

@@ -10,11 +10,9 @@ from pynetdicom import AllStoragePresentationContexts, build_context
 from pynetdicom import NonPatientObjectPresentationContexts as NonPatientContexts
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.sop_class import (  # type: ignore[attr-defined]    # made while it is imported
-    StorageCommitmentPushModel,
-    Verification,
-)
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 
+from node.commitment import PUSH_MODEL
 from node.receive.settings import DimseListenerSettings
 
 TRANSFER_SYNTAXES = frozenset(uid for uid, row in UID_dictionary.items() if row[1] == "Transfer Syntax")
@@ -25,7 +23,6 @@ STORAGE_CLASSES = KNOWN_CLASSES | {
     for uid, row in UID_dictionary.items()
     if row[1] == "SOP Class" and "Storage" in row[0] and uid.startswith("1.2.840.10008.5.1.4.1.1.")
 } - {str(context.abstract_syntax) for context in NonPatientContexts}
-STORAGE_COMMITMENT = str(StorageCommitmentPushModel)
 
 
 class Rejection(NamedTuple):
@@ -106,9 +103,9 @@ def supported(
         if sop_class in taken or (accepts_private and sop_class.is_private):
             offered = [str(uid) for uid in context.transfer_syntax if uid in TRANSFER_SYNTAXES]
             syntaxes_by_class.setdefault(str(sop_class), {}).update(dict.fromkeys(offered))
-    contexts = [build_context(uid, list(syntaxes)) for uid, syntaxes in syntaxes_by_class.items() if syntaxes]
+    contexts = [build_context(uid, list(given)) for uid, given in syntaxes_by_class.items() if given]
     for context in contexts:
-        if context.abstract_syntax == STORAGE_COMMITMENT:
-            # An archive that reports by an association of its own offers to be the provider there.
+        if context.abstract_syntax == PUSH_MODEL:
+            # An archive that reports on an association of its own offers to be the provider there.
             context.scu_role = context.scp_role = True
     return contexts

@@ -74,6 +74,10 @@ class Modality:
             env=os.environ | {"TCP_NODELAY": "1"},
         )
 
+    def has_ended(self) -> bool:
+        """Is there nothing more to come?"""
+        return self._process.poll() is not None
+
     def wait(self, timeout_s: float = 110) -> Sending:
         """What was sent, once it ended."""
         status = self._process.wait(timeout_s)

@@ -135,26 +135,16 @@ class Orthanc:
 @contextmanager
 def run_orthanc(
     folder: Path,
-    peers: dict[str, tuple[str, str, int]],
+    peers: Mapping[str, tuple[str, str, int]],
     web_peers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Iterator[Orthanc]:
     """Start Orthanc in an empty folder; `peers` are its modalities: name → (AE title, host, port).
 
     `web_peers` are the servers that its DICOMweb plugin knows: name → their settings.
     """
-    program = need_program("Orthanc", "orthanc")
     dicom_port, http_port = free_ports(2)
-    folder.mkdir(parents=True, exist_ok=True)
-    configuration = folder / "orthanc.json"
-    settings = _settings(folder, dicom_port, http_port, peers)
-    settings["DicomWeb"]["Servers"] = dict(web_peers or {})
-    configuration.write_text(json.dumps(settings, indent=2))
-    environment = os.environ | {"TCP_NODELAY": "1"}
-    with (folder / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, configuration], stdout=log, stderr=log, cwd=folder, env=environment
-        )
     orthanc = Orthanc(dicom_port=dicom_port, http_port=http_port)
+    process = launch_orthanc(folder, orthanc, peers, web_peers)
     try:
         wait_until(lambda: orthanc.answers() or process.poll() is not None, "Orthanc answers")
         assert process.poll() is None, (folder / "orthanc.log").read_text()
@@ -163,8 +153,26 @@ def run_orthanc(
         end_process(process)
 
 
+def launch_orthanc(
+    folder: Path,
+    orthanc: Orthanc,
+    peers: Mapping[str, tuple[str, str, int]],
+    web_peers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start Orthanc on its ports, with what its folder holds, and do not wait until it answers."""
+    program = need_program("Orthanc", "orthanc")
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "orthanc.json"
+    settings = _settings(folder, orthanc.port, orthanc.http_port, peers)
+    settings["DicomWeb"]["Servers"] = dict(web_peers or {})
+    configuration.write_text(json.dumps(settings, indent=2))
+    environment = os.environ | {"TCP_NODELAY": "1"}
+    with (folder / "orthanc.log").open("ab") as log:
+        return subprocess.Popen([program, configuration], stdout=log, stderr=log, cwd=folder, env=environment)
+
+
 def _settings(
-    folder: Path, dicom_port: int, http_port: int, peers: dict[str, tuple[str, str, int]]
+    folder: Path, dicom_port: int, http_port: int, peers: Mapping[str, tuple[str, str, int]]
 ) -> dict[str, Any]:
     return {
         "Name": "archive of the tests",

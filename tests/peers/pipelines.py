@@ -13,6 +13,7 @@ from node.domain.location import Frame, Mask, Outline, Segment, ValueMap
 from node.domain.study import Series
 from node.interfaces import Engine
 from node.pipelines.chest_xray import ChestXray
+from node.read.picture import read_picture
 from tests.results import score
 
 NODULE = Code("27925004", "SCT", "Nodule")
@@ -105,3 +106,12 @@ class SlowReader:
             sop_instance_uids=tuple(one.sop_instance_uid for one in series.instances),
             scores=tuple(Score(one.code, probability, one.threshold, certain) for one in card.classes),
         )
+
+
+@dataclass(frozen=True)
+class Looking(SlowReader):
+    """The same, with a look at the first picture of the series before."""
+
+    def analyze(self, series: Series, engine: Engine) -> Findings:
+        read_picture(series.instances[0])
+        return super().analyze(series, engine)

@@ -23,7 +23,7 @@ def write_repository(path: Path) -> Path:
 def quick_settings(repository: Path, archive: Orthanc | None = None, **assembly: object) -> dict[str, Any]:
     """The configuration of a node that reads anything with that model, and reports to an archive."""
     pipeline = {
-        "use": "tests.peers.pipelines:SlowReader",
+        "use": "tests.peers.pipelines:Looking",
         "when": {"modality": MODALITIES},
         "options": {"model": MODEL, "seconds": 0.5},
     }

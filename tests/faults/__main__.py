@@ -1,0 +1,86 @@
+"""`python -m tests.faults --seeds 200 [--first-seed 1] [--report FILE]`: the kills of so many seeds."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.faults.plan import STUDIES, Plan, make_plan
+from tests.faults.scene import set_scene
+from tests.faults.verdict import find_problems
+from tests.faults.warm import Nursery, run_nursery
+
+LONGEST_LINE = 300
+
+
+def main() -> int:
+    """Run the seeds; the exit status is 1 where one of them fails."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--studies", type=int, default=STUDIES, help="how many in each")
+    parser.add_argument("--report", type=Path, help="a file for all of it as JSON")
+    parser.add_argument("--folder", type=Path, help="where to work; what fails is kept there")
+    arguments = parser.parse_args()
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-faults-"))
+    results: list[dict[str, Any]] = []
+    with run_nursery() as nursery:
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            results.append(run_seed(make_plan(seed, arguments.studies), folder, nursery))
+            if arguments.report:
+                arguments.report.write_text(json.dumps(_report(results), indent=1))
+            _say(results[-1])
+    report = _report(results)
+    sys.stdout.write("{passed} of {seeds} seeds passed, {blows} blows\n".format(**report))
+    return 0 if report["passed"] == report["seeds"] else 1
+
+
+def run_seed(plan: Plan, folder: Path, nursery: Nursery) -> dict[str, Any]:
+    """Return what came of the plan of one seed."""
+    began, own = time.monotonic(), folder / f"seed-{plan.seed}"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    done: list[str] = []
+    try:
+        with set_scene(plan, own, nursery) as scene:
+            done = scene.done
+            scene.play()
+            problems = find_problems(scene)
+    except Exception as fault:  # noqa: BLE001 - the others are still to be run, and this one is to be told of
+        problems = [f"{type(fault).__name__}: {fault}"]
+    if not problems:
+        shutil.rmtree(own)
+    return {
+        "seed": plan.seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "plan": plan.lines(),
+        "done": done,
+        "problems": problems,
+        "folder": str(own) if problems else "",
+    }
+
+
+def _report(results: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "seeds": len(results),
+        "passed": sum(not one["problems"] for one in results),
+        "blows": sum(line.endswith(("killed", "full")) for one in results for line in one["done"]),
+        "results": results,
+    }
+
+
+def _say(result: dict[str, Any]) -> None:
+    verdict = "FAILED" if result["problems"] else "passed"
+    sys.stdout.write(f"seed {result['seed']}: {verdict} in {result['seconds']} s\n")
+    if result["problems"]:
+        for line in (*result["plan"], *result["done"], *result["problems"], result["folder"]):
+            sys.stdout.write(f"    {line[:LONGEST_LINE]}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
