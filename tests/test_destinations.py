@@ -126,7 +126,7 @@ def test_what_is_not_there_is_said_in_words(post: Post, words: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("receive", "destination", "problem"),
     [
-        ({}, {}, "receive.allow_hosts keeps its reports out: add 10.1.0.9"),
+        ({}, {}, "receive.allow_hosts keeps the archive's reports out: add 10.1.0.9"),
         ({"allow_hosts": ["10.1.0.0/16"]}, {}, ""),
         ({"allow_hosts": ["10.1.0.0/16"]}, {"calling_ae_title": "OTHER"}, "the archive reports to OTHER"),
         ({}, {"confirm": "query"}, None),
