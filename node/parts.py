@@ -21,17 +21,15 @@ from node.engines.repository import ModelRepository
 from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.errors import StoreError
-from node.index import Index, sqlite_url
+from node.index import Index, index_path, open_index
 from node.interfaces import Engine
 from node.quiet import RouteQuiet
-from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.routing import Rule
 from node.settings import (
     CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
     EngineSettings,
-    ReceiveSettings,
     TlsSettings,
 )
 from node.steps import Parts, Route, Steps
@@ -40,26 +38,15 @@ from node.telemetry import Metrics
 from node.tls import client_context
 from node.workflow import Workflow
 
-MIB = 1 << 20
-
-
-def index_path(configuration: Configuration) -> Path:
-    """Return the file that holds the index."""
-    return configuration.data / "index.sqlite"
-
-
-def open_index(configuration: Configuration) -> Index:
-    """Open the index of a node's data folder, making both where they are missing."""
-    configuration.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Index(sqlite_url(index_path(configuration)))
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @contextmanager
 def opened_index(configuration: Configuration) -> Iterator[Index]:
     """Open the index for a command; raises StoreError where no node has worked in the data folder."""
-    if not index_path(configuration).exists():
+    if not index_path(configuration.data).exists():
         raise StoreError(str(configuration.data), "no node has worked in this data folder")
-    index = open_index(configuration)
+    index = open_index(configuration.data)
     try:
         yield index
     finally:
@@ -192,22 +179,4 @@ def build_report_sender(peers: Mapping[str, CommitmentPeerSettings]) -> ReportSe
             title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
             for title, one in peers.items()
         }
-    )
-
-
-def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
-    """Return what the DICOM port is told of the configuration."""
-    entities = tuple(
-        ApplicationEntity(title, frozenset(() if "*" in entity.allow_callers else entity.allow_callers))
-        for title, entity in receive.application_entities.items()
-    )
-    return DimseListenerSettings(
-        application_entities=entities,
-        host=receive.host,
-        port=receive.port,
-        allowed_hosts=receive.allow_hosts,
-        max_associations=receive.max_associations,
-        max_pdu_bytes=receive.max_pdu_bytes,
-        idle_timeout_s=receive.idle_timeout_s,
-        accept_private_classes=receive.accept_private_classes,
     )

@@ -380,6 +380,17 @@ def test_an_archive_that_fails_is_left_in_peace_and_not_waited_for(ask: Ask) -> 
     assert archive.asked == 1
 
 
+def test_many_open_studies_do_not_overrun_the_archive(ask: Ask, index: Index) -> None:
+    for number in range(40):
+        index.record_instance(instance(f"8.{number}", modality="CT", study=f"8.{number}"), time.time() - 1)
+    archive = FakeArchive({"s": 9})
+
+    ask(archive)
+    time.sleep(1.0)
+
+    assert 3 < archive.asked <= 21
+
+
 def test_an_archive_that_hangs_does_not_hold_up_others(ask: Ask, index: Index) -> None:
     class Hanging(FakeArchive):
         def count_by_series(self, study_instance_uid: str) -> dict[str, int]:

@@ -69,6 +69,7 @@ class Asker:
         self._on_answer = on_answer
         self._questions: dict[str, _Question] = {}
         self._silence = _Silence()
+        self._not_before = 0.0
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="asker", daemon=True)
@@ -122,9 +123,12 @@ class Asker:
         with self._changed:
             while not self._is_stopping:
                 due = min(((one.next_at, uid) for uid, one in self._questions.items()), default=None)
-                wait_s = max(due[0], self._silence.until) - time.time() if due else None
-                if due and wait_s is not None and wait_s <= 0:
-                    self._changed.wait(PAUSE_S)
+                if due is None:
+                    self._changed.wait()
+                    continue
+                wait_s = max(due[0], self._silence.until, self._not_before) - time.time()
+                if wait_s <= 0:
+                    self._not_before = time.time() + PAUSE_S
                     return due[1]
                 self._changed.wait(wait_s)
         return None

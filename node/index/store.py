@@ -5,13 +5,16 @@ commands at the same time, so every change is one short transaction.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from node.index.arrivals import Arrivals
 from node.index.commitments import Commitments
+from node.index.database import sqlite_url
 from node.index.deliveries import Deliveries
+from node.index.leaving import Leaving
 from node.index.outcomes import Outcomes
 from node.index.states import ANALYZED, CANCELLED, PENDING, QUEUED, RECEIVING, RETRYING
 from node.index.stories import Stories
@@ -20,7 +23,7 @@ from node.index.tables import DELIVERIES, OBJECTS, RUNS, STUDIES
 SUPERSEDED = "superseded"
 
 
-class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
+class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories, Leaving):
     """The node's tables in one database (SQLite file or PostgreSQL)."""
 
     def finish_run(self, run_id: str, study_instance_uid: str, job_id: str) -> Mapping[str, int]:
@@ -82,3 +85,14 @@ def _superseded_by(run_id: str) -> Any:
         earlier.c.planned_at < later.c.planned_at,
         sa.exists().where(OBJECTS.c.run_id == later.c.run_id),
     )
+
+
+def index_path(data: Path) -> Path:
+    """Return the file that holds the index of a node's data folder."""
+    return data / "index.sqlite"
+
+
+def open_index(data: Path) -> Index:
+    """Open the index of a node's data folder, making both where they are missing."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Index(sqlite_url(index_path(data)))

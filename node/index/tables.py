@@ -36,7 +36,7 @@ RUNS = sa.Table(
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("job_id", sa.String(64), nullable=False, index=True),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
     sa.Column("series_instance_uid", sa.String(64), nullable=False),
     sa.Column("pipeline", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False, default="", index=True),

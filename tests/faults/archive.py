@@ -1,26 +1,26 @@
 """Orthanc that can be killed, and comes back with what it had."""
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from tests.peers import free_ports, wait_until
+from tests.peers import free_ports
 from tests.peers.orthanc import Orthanc, launch_orthanc
 
 
 class MortalOrthanc(Orthanc):
-    """One Orthanc in one folder on its two ports, however often it is started."""
+    """One Orthanc in one folder on its two ports, however often it is started; `peers` are its modalities."""
 
     def __init__(self, folder: Path) -> None:
         dicom_port, http_port = free_ports(2)
         super().__init__(dicom_port=dicom_port, http_port=http_port)
         self._folder = folder
+        self.peers: Mapping[str, tuple[str, str, int]] = {}
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
         """Start it, and do not wait."""
-        self._process = launch_orthanc(self._folder, self, {})
+        self._process = launch_orthanc(self._folder, self, self.peers)
 
     def kill(self) -> None:
         """SIGKILL it."""
@@ -28,18 +28,10 @@ class MortalOrthanc(Orthanc):
             self._process.kill()
             self._process.wait()
 
+    def kill_all(self) -> None:
+        """The same: it has no children."""
+        self.kill()
+
     def is_alive(self) -> bool:
         """Does the process run?"""
         return self._process is not None and self._process.poll() is None
-
-
-@contextmanager
-def run_mortal_orthanc(folder: Path) -> Iterator[MortalOrthanc]:
-    """Start one, and kill it at the end."""
-    orthanc = MortalOrthanc(folder)
-    orthanc.launch()
-    try:
-        wait_until(orthanc.answers, "Orthanc answers", 60, 0.02)
-        yield orthanc
-    finally:
-        orthanc.kill()

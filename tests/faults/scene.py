@@ -12,11 +12,12 @@ from pathlib import Path
 
 from node.account import describe_study
 from node.index import Index, sqlite_url
-from tests.faults.archive import MortalOrthanc, run_mortal_orthanc
+from tests.faults.archive import MortalOrthanc
 from tests.faults.plan import ARCHIVE, CHILD, MAIN, NODE, SENDER, SENDERS, Blow, Plan
 from tests.faults.sender import Sender
 from tests.faults.studies import Study, write_studies
 from tests.faults.warm import Nursery, WarmNode, kill_process
+from tests.peers import wait_until
 from tests.peers.quick import quick_settings, write_repository
 
 TICK_S, LOOK_S = 0.005, 0.2
@@ -175,13 +176,17 @@ def set_scene(plan: Plan, folder: Path, nursery: Nursery) -> Iterator[Scene]:
     free_gib = shutil.disk_usage(folder).free / GIB
     watermark = {"max_used_percent": 100, "min_free_gib": max(0.0, free_gib - MARGIN_GIB)}
     with ExitStack() as stack:
-        archive = stack.enter_context(run_mortal_orthanc(folder / "archive"))
+        archive = MortalOrthanc(folder / "archive")
         settings = quick_settings(write_repository(folder / "repository"), archive, **ASSEMBLY)
         settings |= {"workflow": {"workers": 2}} | ({"receive": watermark} if plan.full_for_s else {})
+        # A report of a commitment that the node was not there to take is not waited for.
+        settings["destinations"]["pacs"]["confirm_timeout_s"] = 2
         node = WarmNode(folder / "node", settings, nursery)
-        stack.callback(node.kill_all)
-        node.launch()
-        _wait_until_ready(node)
+        archive.peers = {"node": (node.ae_title, node.host, node.port)}
+        for one in (archive, node):
+            stack.callback(one.kill_all)
+            one.launch()
+        wait_until(lambda: archive.answers() and node.is_ready(), "archive and node are ready", 60, 0.02)
         scene = Scene(plan, folder, studies, node, archive)
         scene.senders = list(_senders(studies, node, is_compressed=plan.is_compressed))
         for sender in scene.senders:
@@ -193,10 +198,3 @@ def _senders(studies: Sequence[Study], node: WarmNode, *, is_compressed: bool) -
     for number in range(SENDERS):
         own = [study for study in studies if study.plan.sender == number]
         yield Sender(own, node, is_compressed=is_compressed)
-
-
-def _wait_until_ready(node: WarmNode) -> None:
-    deadline = time.monotonic() + 60
-    while not node.is_ready():
-        assert time.monotonic() < deadline, f"the node is not ready:\n{node.log_text()[-3000:]}"
-        time.sleep(0.02)

@@ -52,6 +52,8 @@ def _unexplained(index: Index, told: dict[str, Any], images: int) -> Iterator[st
     """Yield where a study has not exactly one outcome, of all its images."""
     if told["state"] != "done":
         yield f"is {told['state']}: {told['undelivered']}"
+    if told["unconfirmed"]:
+        yield f"unconfirmed: {told['unconfirmed']}"
     if told["outcome"] not in OUTCOMES or not told["evidence"]:
         yield f"ended as {told['outcome']!r} on the evidence {told['evidence']!r}"
     if told["outcome"] == "failed":
