@@ -55,6 +55,8 @@ OUTPUTS = {
     "scores": f"(members, {COUNT}) probability that there is such a thing in the box, the highest first; "
     "0 is no box",
     "labels": f"(members, {COUNT}) place in `labels`; 0 is no box",
+    "kinds": f"(members, {COUNT}, {len(LESIONS)}) how likely a lesion is each of the first labels; 0 of all "
+    "where the label says it alone",
 }
 CALIBRATION_METHOD = (
     "Platt scaling of each label and member (slope and offset of the logit, Platt 1999), part of the graph. "

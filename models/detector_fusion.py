@@ -44,7 +44,7 @@ class Places:
         for label, fusion in enumerate(fusions, start=1):
             own = self.found.labels == label
             scores[own] = weigh_agreement(self.members[own], fusion).probability
-        return Boxes(self.found.boxes, self.found.labels, scores)
+        return replace(self.found, scores=scores)
 
 
 def fuse(members: Sequence[Boxes]) -> Places:
@@ -52,8 +52,10 @@ def fuse(members: Sequence[Boxes]) -> Places:
     boxes, scores, labels = (
         [getattr(one, name) for one in members] for name in ("boxes", "scores", "labels")
     )
-    fused = weighted_boxes(boxes, scores, labels, alike=LESIONS)
-    return Places(Boxes(fused.boxes, fused.labels, np.asarray(fused.scores, float)), fused.members)
+    kinds = [one.kinds for one in members if one.kinds is not None]
+    fused = weighted_boxes(boxes, scores, labels, alike=LESIONS, shares_by_member=kinds)
+    shares = fused.shares[:, list(LESIONS)] if kinds else None
+    return Places(Boxes(fused.boxes, fused.labels, np.asarray(fused.scores, float), shares), fused.members)
 
 
 def fit_fusions(

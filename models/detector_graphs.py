@@ -19,6 +19,8 @@ COUNT = 32
 """Boxes of each answer, the surest first; what is missing has score 0 and label 0."""
 CANDIDATES = 256
 DETECTOR_OUTPUTS = ("boxes", "scores", "labels")
+NAMED_OUTPUTS = (*DETECTOR_OUTPUTS, "kinds")
+"""Those of a detector whose lesions are named by models.detector_kinds."""
 # Two kinds of lesion at one place are one lesion; a lesion lies on a lung.
 GROUPS = tuple(min(LESIONS) if label in LESIONS else label for label in range(len(LABELS)))
 SUPPRESSED_OVERLAP = 0.4
@@ -185,13 +187,12 @@ class FasterRcnnGraph(nn.Module):
 class StackGraph(nn.Module):
     """The answers of all members beside each other; the node joins them (node.imaging.boxes)."""
 
-    def forward(self, *answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take the boxes of each member, then the scores, then the labels; return each (n, members, …)."""
-        members = len(answers) // len(DETECTOR_OUTPUTS)
-        boxes, scores, labels = (
+    def forward(self, *answers: Tensor) -> tuple[Tensor, ...]:
+        """Take the boxes of each member, then the other NAMED_OUTPUTS; return each (n, members, …)."""
+        members = len(answers) // len(NAMED_OUTPUTS)
+        return tuple(
             torch.stack(answers[start : start + members], dim=1) for start in range(0, len(answers), members)
         )
-        return boxes, scores, labels
 
 
 def detector_graph(

@@ -26,17 +26,35 @@ FOUND_OVERLAP = 0.2
 class Boxes:
     """What lies on one image: boxes (n, 4; left, top, right, bottom) and labels (n,), 1 and up.
 
-    `scores` (n,) are those of detections; of truths they mean nothing and are 1.
+    `scores` (n,) are those of detections; of truths they mean nothing and are 1. `kinds` (n, kinds) is how
+    likely each of the first labels is where there is a thing at all, 0 of all where the label says it alone.
     """
 
     boxes: Reals
     labels: Labels
     scores: Reals
+    kinds: Reals | None = None
 
     def of(self, labels: Sequence[int]) -> Boxes:
         """Return those of some labels."""
         chosen = np.isin(self.labels, labels)
-        return Boxes(self.boxes[chosen], self.labels[chosen], self.scores[chosen])
+        kinds = None if self.kinds is None else self.kinds[chosen]
+        return Boxes(self.boxes[chosen], self.labels[chosen], self.scores[chosen], kinds)
+
+    def of_each_kind(self) -> Boxes:
+        """Return a box for each kind that a thing may be, its score shared out: what mAP asks a detector for.
+
+        A thing with several names may be right with one of them alone; the others count as false.
+        """
+        if self.kinds is None:
+            return self
+        is_one = ~self.kinds.any(axis=1)
+        box, kind = np.nonzero(self.kinds)
+        return Boxes(
+            np.concatenate([self.boxes[is_one], self.boxes[box]]),
+            np.concatenate([self.labels[is_one], kind + 1]),
+            np.concatenate([self.scores[is_one], self.scores[box] * self.kinds[box, kind]]),
+        )
 
     @classmethod
     def truth(cls, boxes: Reals, labels: Labels) -> Boxes:

@@ -31,7 +31,7 @@ from models.detector_data import (
     read_pneumonia_films,
 )
 from models.detector_fusion import fuse
-from models.detector_graphs import DETECTOR_OUTPUTS
+from models.detector_graphs import NAMED_OUTPUTS
 from models.detector_metrics import (
     Boxes,
     best_overlaps,
@@ -65,7 +65,7 @@ def find(films: Sequence[Film], target: Path) -> dict[str, list[Boxes]]:
         pixels = [film.pixels.astype(np.float32) / 255.0 for film in films[start : start + AT_ONCE]]
         answer = graphs.infer(pixels)
         for index, name in enumerate(graphs.members):
-            found[name] += to_boxes(*(answer[output][:, index] for output in DETECTOR_OUTPUTS))
+            found[name] += to_boxes(*(answer[output][:, index] for output in NAMED_OUTPUTS))
         for number in range(len(pixels)):
             places = fuse([found[name][start + number] for name in graphs.members])
             found[FUSED].append(places.calibrated(fusions))
@@ -78,6 +78,7 @@ def measure_lesions(found: Sequence[Boxes], films: Sequence[Film], *, repeats: i
     images = matched(found, truths, LESIONS)
     threshold = froc.threshold_at(images, POINT)
     estimate = froc.sensitivity_estimate(images, POINT, repeats=repeats)
+    named = [one.of_each_kind() for one in found]
     judged = judge(found, truths, [(True, False)] * len(films))
     return {
         "sensitivity_at": dict(
@@ -90,8 +91,9 @@ def measure_lesions(found: Sequence[Boxes], films: Sequence[Film], *, repeats: i
             for name, chosen in groups_of(films).items()
             for count, value in [sensitivity_of(images, chosen, threshold)]
         },
-        "map_50": rounded(mean_average_precision(found, truths, LESIONS, overlaps=(0.5,))),
-        "map_50_95": rounded(mean_average_precision(found, truths, LESIONS)),
+        "map_50": rounded(mean_average_precision(named, truths, LESIONS, overlaps=(0.5,))),
+        "map_50_95": rounded(mean_average_precision(named, truths, LESIONS)),
+        "map_50_one_kind_each": rounded(mean_average_precision(found, truths, LESIONS, overlaps=(0.5,))),
         "calibration_error": rounded(calibration_error(judged)),
     }
 
@@ -225,7 +227,7 @@ def rows_of(columns: Mapping[str, Json]) -> Iterator[tuple[str, str, list[str]]]
         yield f"  {name}", str(count), [cell_of(one["groups"][name][1]) for one in whole]
     for point in whole[0]["sensitivity_at"]:
         yield f"  at {point} false per film", "", [cell_of(one["sensitivity_at"][point]) for one in whole]
-    for name in ("map_50", "map_50_95", "calibration_error"):
+    for name in ("map_50", "map_50_95", "map_50_one_kind_each", "calibration_error"):
         yield name, "", [cell_of(one[name]) for one in whole]
     for kind, name in (
         ("lungs", "mean_overlap"),

@@ -29,7 +29,7 @@ from models.detector_calibration import Judged, calibration_error, fit_platts, j
 from models.detector_card import NAME
 from models.detector_data import CALIBRATION_SEED, Film
 from models.detector_fusion import Places, choose_thresholds, fit_fusions, fuse
-from models.detector_graphs import COUNT, DETECTOR_OUTPUTS, EDGE, Platt, StackGraph, detector_graph
+from models.detector_graphs import COUNT, EDGE, NAMED_OUTPUTS, Platt, StackGraph, detector_graph
 from models.detector_kinds import KindGraph
 from models.detector_lessons import KINDS, DetectorSettings
 from models.detector_metrics import Boxes, largest_difference
@@ -153,7 +153,7 @@ def find_places(target: Path, images: Sequence[NDArray[np.float32]]) -> list[Pla
     for image in images:
         answer = graphs.infer([image])
         members = [
-            to_boxes(*(answer[output][:, index] for output in DETECTOR_OUTPUTS))[0]
+            to_boxes(*(answer[output][:, index] for output in NAMED_OUTPUTS))[0]
             for index in range(len(graphs.members))
         ]
         places.append(fuse(members))
@@ -178,15 +178,16 @@ def write_graphs(graphs: Mapping[str, nn.Module], target: Path, size: int, relea
     for name, graph in graphs.items():
         image = {"image": torch.zeros(2, 1, size, size)}
         # As float32: halved weights move scores, and with them which of two boxes is suppressed.
-        export_graph(graph, image, DETECTOR_OUTPUTS, weights_path(target, name))
+        export_graph(graph, image, NAMED_OUTPUTS, weights_path(target, name))
     # In the order of the configuration that the ensemble is written by.
     answers: dict[str, Tensor] = {
         "boxes": torch.zeros(2, COUNT, 4),
         "scores": torch.zeros(2, COUNT),
         "labels": torch.zeros(2, COUNT, dtype=torch.int64),
+        "kinds": torch.zeros(2, COUNT, len(LESIONS)),
     }
-    joined = {member_tensor(output, name): answers[output] for output in DETECTOR_OUTPUTS for name in graphs}
-    export_graph(StackGraph(), joined, DETECTOR_OUTPUTS, weights_path(target, combine_name(NAME)))
+    joined = {member_tensor(output, name): answers[output] for output in NAMED_OUTPUTS for name in graphs}
+    export_graph(StackGraph(), joined, NAMED_OUTPUTS, weights_path(target, combine_name(NAME)))
     repository.write_ensemble(target, NAME, list(graphs), release)
 
 
@@ -199,7 +200,7 @@ def measure_parity(graphs: Mapping[str, nn.Module], films: Sequence[Film], targe
         largest_difference(sure(one), sure(other))
         for index, graph in enumerate(graphs.values())
         for one, other in zip(
-            to_boxes(*(served[name][:, index] for name in DETECTOR_OUTPUTS)),
+            to_boxes(*(served[name][:, index] for name in NAMED_OUTPUTS)),
             to_boxes(*(one.numpy() for one in graph(images))),
             strict=True,
         )

@@ -188,11 +188,18 @@ def detect(
     return found
 
 
-def to_boxes(boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> list[Boxes]:
+def to_boxes(
+    boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, kinds: np.ndarray | None = None
+) -> list[Boxes]:
     """Return the boxes of each image without the padding, of the outputs of a detector's graph."""
     return [
-        Boxes(own[there > 0], kinds[there > 0], there[there > 0])
-        for own, there, kinds in zip(boxes, scores, labels, strict=True)
+        Boxes(
+            own[there > 0],
+            said[there > 0],
+            there[there > 0],
+            None if kinds is None else kinds[index][there > 0],
+        )
+        for index, (own, there, said) in enumerate(zip(boxes, scores, labels, strict=True))
     ]
 
 

@@ -15,7 +15,17 @@ from node.domain.findings import (
     Region,
     Score,
 )
-from node.index import ANALYZED, CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, Index, Json
+from node.index import (
+    ANALYZED,
+    CANCELLED,
+    CONFIRMED,
+    DELIVERED,
+    PENDING,
+    UNDELIVERABLE,
+    WITHDRAWN,
+    Index,
+    Json,
+)
 from node.results import ResultObject
 
 # The outcome of a study is the first of these that one of its runs ended with.
@@ -202,7 +212,7 @@ def _state(state: str, deliveries: list[dict[str, Any]]) -> str:
     """Return the state of a study that is not analyzed as it is; else how far its results got.
 
     That is `delivering`, `confirming` (all arrived, and an archive is still to say that it has them),
-    `undeliverable`, or `done`.
+    `undeliverable`, `cancelled` (what was not sent is taken back), or `done`.
     """
     if state != ANALYZED:
         return state
@@ -211,7 +221,10 @@ def _state(state: str, deliveries: list[dict[str, Any]]) -> str:
         return "delivering"
     if any(one["state"] == DELIVERED and one["due_at"] is not None for one in deliveries):
         return "confirming"
-    return "undeliverable" if UNDELIVERABLE in states else "done"
+    if UNDELIVERABLE in states:
+        return "undeliverable"
+    is_cancelled = any(one["state"] == WITHDRAWN and one["detail"] == CANCELLED for one in deliveries)
+    return CANCELLED if is_cancelled else "done"
 
 
 def _heaviest(by_weight: tuple[Outcome | Priority, ...], values: list[str]) -> str:

@@ -2,36 +2,31 @@
 
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from operator import itemgetter
-from pathlib import Path
 
 import structlog
 
 import node
-from node.account import describe_object
-from node.deliver.confirmation import note_report
+from node.disk import FolderLock
 from node.domain.study import Instance
-from node.doors import Notes, build_folders, build_stow
-from node.feedback import read_feedback
-from node.index import DELIVERY_STATES, PENDING, sqlite_url
+from node.doors import build_folders, build_stow
+from node.index import DELIVERY_STATES, PENDING, open_index, sqlite_url
 from node.interfaces import Listener
 from node.parts import (
     build_assembler,
     build_outbox,
+    build_report_sender,
     build_steps,
-    listener_settings,
-    open_index,
-    send_commitment_report,
 )
-from node.receive.commitment import CommitmentDesk, CommitmentReporter
-from node.receive.dimse import DimseListener, Ended, Extras
-from node.results import MANIFEST, ResultObject, load_objects
+from node.receive.commitment import CommitmentReporter
+from node.receive.dimse import Ended
+from node.receive.processes import Notes
+from node.receiver import build_receiver, build_storage
+from node.reindex import add_unknown, record_instance
+from node.retention import Caretaker, Retention
 from node.settings import Configuration
-from node.storage import Storage, Stored, Watermark
+from node.storage import Stored
 from node.telemetry import Metrics
 from node.tls import SOON_DAYS, door_context, ends_by_use
 from node.web import WebServer, application
@@ -39,7 +34,6 @@ from node.workflow import Workflow
 
 DRAIN_S = 20
 DAY_S = 86_400
-GIB = 1 << 30
 
 log = structlog.get_logger()
 
@@ -51,10 +45,8 @@ class Node:
         """Build every part; no port opens and no work begins before `start`."""
         self.configuration = configuration
         self.metrics = Metrics()
-        self.index = open_index(configuration)
-        limits = configuration.receive
-        watermark = Watermark(limits.max_used_percent, int(limits.min_free_gib * GIB))
-        self.storage = Storage(configuration.data, watermark)
+        self.index = open_index(configuration.data)
+        self.storage = build_storage(configuration.data, configuration.receive)
         self.outbox = build_outbox(configuration, self.index, self.metrics)
         self.steps = build_steps(
             configuration, self.storage, self.index, self.metrics, on_finished=self.outbox.wake
@@ -63,23 +55,9 @@ class Node:
         self.workflow = Workflow(self.steps, self.index, self.metrics, database)
         self.assembler = build_assembler(configuration, self.index, self.workflow)
         peers = configuration.receive.commitment_peers
-        self.reporter = CommitmentReporter(self.index, peers, partial(send_commitment_report, peers))
-        if receive_tls := configuration.receive.tls:
-            door_context(receive_tls)
-        self.listener = DimseListener(
-            listener_settings(configuration.receive),
-            self.storage,
-            on_stored=self._note_stored,
-            on_refused=self._note_refused,
-            on_release=self._note_release,
-            extras=Extras(
-                commitment=CommitmentDesk(self.index, peers, partial(note_report, self.index)),
-                tls=partial(door_context, receive_tls) if receive_tls else None,
-            ),
-        )
-        notes = Notes(
-            on_stored=self._note_stored, on_refused=self._note_refused, on_release=self._note_release
-        )
+        self.reporter = CommitmentReporter(self.index, peers, build_report_sender(peers))
+        notes = Notes(self._note_batch, self._note_refused, self._note_release)
+        self.listener = build_receiver(configuration, self.storage, self.index, notes)
         self.stow = build_stow(configuration.receive, self.storage, notes)
         folders = build_folders(configuration.receive, self.storage, notes)
         # In the order in which they open; the web server that serves STOW-RS does so before.
@@ -88,10 +66,17 @@ class Node:
         tls = door_context(configuration.web.tls) if configuration.web.tls else None
         self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
         self._certificate_ends = ends_by_use(configuration)
+        retention = Retention(self.index, self.storage, configuration.retention, self.metrics)
+        self.caretaker = Caretaker(retention, configuration.retention.interval_min * 60)
+        self._lock = FolderLock(configuration.data)
         self._is_open = False
 
     def start(self) -> None:
-        """Take up unfinished work, then open the doors; raises ConfigurationError where a port is taken."""
+        """Take up unfinished work, then open the doors.
+
+        Raises ConfigurationError where a port is taken, StoreError where another node has the data folder.
+        """
+        self._lock.take()
         self.web.start()
         self.reindex()
         self.steps.warm_up()
@@ -99,6 +84,7 @@ class Node:
         self.reporter.start()
         self.workflow.launch(self.configuration.workflow.workers)
         self.assembler.start()
+        self.caretaker.start()
         for listener in self.listeners:
             listener.start()
         self._is_open = True
@@ -112,6 +98,7 @@ class Node:
         self._is_open = False
         for listener in reversed(self.listeners):
             listener.stop()
+        self.caretaker.stop()
         self.assembler.stop()
         self.workflow.stop(DRAIN_S)
         self.outbox.stop(DRAIN_S)
@@ -119,40 +106,29 @@ class Node:
         self.steps.close()
         self.web.stop()
         self.index.close()
+        self._lock.release()
         log.info("node_stopped")
 
     def reindex(self) -> None:
         """Give the index what the spool has and it has not: the spool is the truth."""
         self.storage.recover()
-        self._reindex_objects()
-        unknown = self.storage.instances(self.index.paths())
-        arrivals = [(instance.path.stat().st_mtime, instance) for instance in unknown]
-        # In the order of their arrival: a revision takes the place of what came before it.
-        for received_at, instance in sorted(arrivals, key=itemgetter(0)):
-            self._record(instance, received_at)
-            log.info("instance_reindexed", sop_instance_uid=instance.sop_instance_uid)
+        add_unknown(self.index, self.storage)
 
-    def _reindex_objects(self) -> None:
-        """Have the index know our results again, before any of them comes back or is spoken of."""
-        known = self.index.run_ids_with_objects()
-        for folder in (one for one in self.storage.runs_folder.iterdir() if one.name not in known):
-            if rows := [describe_object(item) | {"destinations": []} for item in _objects_in(folder)]:
-                self.index.record_objects(folder.name, rows)
+    def _note_batch(self, stored: Sequence[Stored]) -> None:
+        """Have the index know what came in, all of it or nothing."""
+        with self.index.together():
+            for one in stored:
+                self._note_stored(one)
 
     def _note_stored(self, stored: Stored) -> None:
-        """Have the index know an instance before its sender reads Success."""
         if stored.is_new or not self.index.holds(stored.instance):
             self._record(stored.instance)
         self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
 
     def _record(self, instance: Instance, received_at: float | None = None) -> None:
-        """Note what an instance says of our results, then the instance: a crash loses neither."""
-        feedback = read_feedback(instance, self.index.result_paths)
-        if feedback and self.index.record_feedback(instance, feedback, received_at):
-            for verdict, count in Counter(one.verdict.value for one in feedback).items():
-                self.metrics.feedback_received.labels(verdict).inc(count)
-            log.info("feedback_received", sop_instance_uid=instance.sop_instance_uid, verdicts=len(feedback))
-        self.index.record_instance(instance, received_at)
+        """Have the index know an instance, and what it says of our results."""
+        for verdict, count in record_instance(self.index, instance, received_at).items():
+            self.metrics.feedback_received.labels(verdict).inc(count)
 
     def _note_refused(self, called_ae_title: str, status: int) -> None:
         self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()
@@ -196,13 +172,3 @@ def running(node_: Node) -> Iterator[Node]:
         yield node_
     finally:
         node_.stop()
-
-
-def _objects_in(run_folder: Path) -> list[ResultObject]:
-    """Return every object that a run made; none where their list is damaged, which costs this run alone."""
-    try:
-        folders = [manifest.parent for manifest in run_folder.glob(f"*/{MANIFEST}")]
-        return [item for folder in folders for item in load_objects(folder)]
-    except (OSError, TypeError, ValueError) as fault:
-        log.warning("run_folder_skipped", run_id=run_folder.name, error=type(fault).__name__)
-        return []

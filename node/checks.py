@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from node.config import load_usable
+from node.config import load_usable, read_secret
 from node.errors import EngineUnavailableError, SightlineError
+from node.index import open_index
 from node.interfaces import models_of
-from node.parts import build_destination, build_engine, open_index
+from node.parts import build_destination, build_engine
+from node.receive.watched import make_folders
 from node.settings import Configuration, DestinationSettings
 from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 
@@ -55,7 +57,12 @@ def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator
     yield _checked(f"web.port {web.port}", lambda: _bind(web.host, web.port))
     yield from _check_tls(configuration, is_start=waits)
     yield from _check_models(configuration, (EngineUnavailableError,) if waits else ())
-    yield _checked(f"data {configuration.data}", lambda: open_index(configuration).close())
+    yield _checked(f"data {configuration.data}", lambda: open_index(configuration.data).close())
+    if variable := receive.dicomweb.token_env:
+        look = partial(_look_at_secret, variable, "receive.dicomweb.token_env")
+        yield _checked("receive.dicomweb", look)
+    for name, folder in receive.folders.items():
+        yield _checked(f"receive.folders.{name}.path {folder.path}", partial(make_folders, folder.path))
 
 
 def _check_tls(configuration: Configuration, *, is_start: bool) -> Iterator[Check]:
@@ -113,6 +120,10 @@ def _look_at_disk(configuration: Configuration) -> None:
             f"{used_percent:.0f} % used, {usage.free / GIB:.1f} GiB free; the node refuses instances above "
             f"{limits.max_used_percent:.0f} % or below {limits.min_free_gib:g} GiB: make room"
         )
+
+
+def _look_at_secret(variable: str, key: str) -> None:
+    read_secret(variable, key)
 
 
 def _look_at_destination(name: str, settings: DestinationSettings) -> None:

@@ -166,23 +166,31 @@ def _address_problems(given: Table) -> Iterator[str]:
     port = receive.get("port", ReceiveSettings().port)
     if (web_port := _entry(given, "web").get("port", WebSettings().port)) == port:
         yield problem("web.port", web_port, "another port than receive.port")
+    otherwise = "an archive, not this node: results would come back as new studies"
     for key, entry in _entries(given, "destinations"):
         if entry.get("port") == port and entry.get("host") in here:
-            yield problem(
-                join(key, "port"), port, "an archive, not this node: results would come back as new studies"
-            )
+            yield problem(join(key, "port"), port, otherwise)
+        url = entry.get("url")
+        if isinstance(url, str) and any(f"//{host}:{web_port}/" in f"{url}/" for host in here):
+            yield problem(join(key, "url"), url, otherwise)
 
 
 def _tls_problems(given: Table) -> Iterator[str]:
     """Give what secure connections lack: who shows a certificate needs one, who asks for one a CA."""
-    doors = [(name, _entry(given, name)) for name in ("receive", "web")]
-    for key, entry in [*doors, *_entries(given, "destinations")]:
-        tls, is_door = _entry(entry, "tls"), (key, entry) in doors
-        is_mutual = tls.get("mutual", True) is not False
-        if "tls" in entry and "certificate" not in tls and (is_door or is_mutual):
-            yield f"{key}.tls.certificate: missing – this side must show one"
-        if "tls" in entry and "ca" not in tls and is_door and is_mutual:
-            yield f"{key}.tls.ca: missing – it says whose certificates are accepted; or say mutual = false"
+    for name in ("receive", "web", "destinations"):
+        for key, tls in _tls_tables(_entry(given, name), name):
+            is_door, is_mutual = key in ("receive.tls", "web.tls"), tls.get("mutual", True) is not False
+            if "certificate" not in tls and (is_door or is_mutual):
+                yield f"{key}.certificate: missing – this side must show one"
+            if "ca" not in tls and is_door and is_mutual:
+                yield f"{key}.ca: missing – it says whose certificates are accepted; or say mutual = false"
+
+
+def _tls_tables(given: Table, key: str) -> Iterator[tuple[str, Table]]:
+    for name, entry in given.items():
+        if isinstance(entry, dict):
+            where = join(key, name)
+            yield from [(where, entry)] if name == "tls" else _tls_tables(entry, where)
 
 
 def _class_problems(given: Table) -> Iterator[str]:

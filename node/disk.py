@@ -1,6 +1,7 @@
 """The one way to the disk: a file has its final name only once it is whole; file and folder are synced."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from node.errors import OutOfResourcesError
+from node.errors import OutOfResourcesError, StoreError
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -70,6 +71,42 @@ def synced_file(path: Path, *, sync: Sync = os.fsync) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             sync(file.fileno())
+
+
+class FolderLock:
+    """What one process at a time holds of a data folder; it ends with the process, however that ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "node.lock"
+        self._file: BinaryIO | None = None
+
+    def take(self) -> None:
+        """Take it; raises StoreError where another process has it."""
+        file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE), "r+b")
+        try:
+            # Not flock: a child that outlives its parent would hold it, and keep the next node from starting.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            file.close()
+            raise StoreError(str(self._path.parent), "a node is running on this data folder") from fault
+        self._file = file
+
+    def release(self) -> None:
+        """Give it back, if it was taken."""
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a data folder for the length of a block; raises StoreError where a node has it."""
+    lock = FolderLock(folder)
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def create_file(path: Path) -> BinaryIO:

@@ -1,25 +1,13 @@
 """The doors beside the DICOM port, built from the configuration: STOW-RS, and watched folders."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from node.config import read_secret
 from node.receive.dicomweb import StowListener, StowSettings
-from node.receive.dimse import OnRelease
+from node.receive.processes import Notes
 from node.receive.watched import FolderListener, FolderSettings
 from node.settings import ReceiveSettings
-from node.storage import Storage, Stored
+from node.storage import Storage
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notes:
-    """Whom a listener tells: see DimseListener."""
-
-    on_stored: Callable[[Stored], None]
-    on_refused: Callable[[str, int], None]
-    on_release: OnRelease
 
 
 def build_stow(receive: ReceiveSettings, storage: Storage, notes: Notes) -> StowListener | None:
@@ -43,7 +31,7 @@ def build_stow(receive: ReceiveSettings, storage: Storage, notes: Notes) -> Stow
     return StowListener(
         settings,
         storage,
-        on_stored=notes.on_stored,
+        on_stored=lambda stored: notes.on_stored([stored]),
         on_refused=notes.on_refused,
         on_release=notes.on_release,
     )
@@ -62,7 +50,7 @@ def build_folders(receive: ReceiveSettings, storage: Storage, notes: Notes) -> l
                 deletes=given.after == "delete",
             ),
             storage,
-            on_stored=notes.on_stored,
+            on_stored=lambda stored: notes.on_stored([stored]),
             on_refused=notes.on_refused,
             on_release=notes.on_release,
         )

@@ -42,10 +42,16 @@ class ConfigurationError(PermanentError):
         self.problems = problems
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 class _UidError(PermanentError):
     """A permanent fault of one object, named by its UID or file name."""
 
     def __init__(self, uid: str, message: str) -> None:
+        # Both may quote what a peer sent: no line of a log or a terminal is to be forged with it.
+        uid, message = _printable(uid), _printable(message)
         super().__init__(f"{uid}: {message}")
         self.uid = uid
         self.message = message

@@ -40,6 +40,15 @@ META_IMPLEMENTATION_VERSION_NAME = 0x00020013
 SOURCE_APPLICATION_ENTITY_TITLE = 0x00020016
 SENDING_APPLICATION_ENTITY_TITLE = 0x00020017
 RECEIVING_APPLICATION_ENTITY_TITLE = 0x00020018
+META_WANTED = frozenset(
+    {
+        MEDIA_STORAGE_SOP_CLASS_UID,
+        MEDIA_STORAGE_SOP_INSTANCE_UID,
+        TRANSFER_SYNTAX_UID,
+        SENDING_APPLICATION_ENTITY_TITLE,
+        RECEIVING_APPLICATION_ENTITY_TITLE,
+    }
+)
 SOP_CLASS_UID = 0x00080016
 SOP_INSTANCE_UID = 0x00080018
 MODALITY = 0x00080060
@@ -121,7 +130,10 @@ def read_file_meta(file: BinaryIO) -> FileMeta:
     start = file.tell()
     try:
         while (element := elements.next()).tag >> 16 == META_GROUP:
-            values[element.tag] = elements.value(element)
+            if element.tag in META_WANTED:
+                values[element.tag] = elements.value(element)
+            else:
+                elements.skip(element)
             start = file.tell()
     except EOFError:
         pass

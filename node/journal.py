@@ -43,6 +43,8 @@ SUFFIX = ".segment"
 BATCH_BYTES, ZEROS_BYTES = 8 << 20, 4 << 20
 # After so long without an entry nothing is left to the journal, and it need not be replayed.
 IDLE_S = 5.0
+# Nor for longer than this, however often entries come: what is removed later does not come back.
+MAX_AGE_S = 600.0
 RETRY_S = 1.0
 
 Piece = bytes | memoryview
@@ -87,6 +89,7 @@ class Journal:
         self._segments = [Segment(path, segment_bytes) for path in sorted(folder.glob(f"*{SUFFIX}"))]
         self._free = list(self._segments)
         self._current: Segment | None = None
+        self._began_at = time.monotonic()
         self._full: list[Segment] = []
         self._settler = threading.Thread(target=self._settle_until_closed, name="journal", daemon=True)
         self._settler.start()
@@ -170,6 +173,7 @@ class Journal:
             self._segments.append(segment)
             sync_folder(self._folder)
         segment.begin()
+        self._began_at = time.monotonic()
         self._current = segment
         return segment
 
@@ -186,7 +190,9 @@ class Journal:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._full or self._is_closing, IDLE_S)
-                if not self._full and not self._is_writing and (self._is_closing or not self._is_used):
+                is_old = time.monotonic() - self._began_at > MAX_AGE_S
+                is_over = self._is_closing or is_old or not self._is_used
+                if not self._full and not self._is_writing and is_over:
                     self._retire()
                 self._is_used = False
                 if not self._full:

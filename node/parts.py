@@ -1,7 +1,7 @@
 """Each part of a node, built from the configuration."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from node.assembly import Assembler, Patience
 from node.config import read_secret
 from node.deliver.association import Peer
-from node.deliver.commitment import send_report
+from node.deliver.commitment import ReportSender
 from node.deliver.confirmation import Confirmation
 from node.deliver.dicomweb import StowDestination
 from node.deliver.dimse import DimseDestination
@@ -21,17 +21,15 @@ from node.engines.repository import ModelRepository
 from node.engines.shared_memory import Limits
 from node.engines.triton import TritonEngine, TritonSettings
 from node.errors import StoreError
-from node.index import Index, Json, sqlite_url
+from node.index import Index, index_path, open_index
 from node.interfaces import Engine
 from node.quiet import RouteQuiet
-from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.routing import Rule
 from node.settings import (
     CommitmentPeerSettings,
     Configuration,
     DestinationSettings,
     EngineSettings,
-    ReceiveSettings,
     TlsSettings,
 )
 from node.steps import Parts, Route, Steps
@@ -40,26 +38,15 @@ from node.telemetry import Metrics
 from node.tls import client_context
 from node.workflow import Workflow
 
-MIB = 1 << 20
-
-
-def index_path(configuration: Configuration) -> Path:
-    """Return the file that holds the index."""
-    return configuration.data / "index.sqlite"
-
-
-def open_index(configuration: Configuration) -> Index:
-    """Open the index of a node's data folder, making both where they are missing."""
-    configuration.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Index(sqlite_url(index_path(configuration)))
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @contextmanager
 def opened_index(configuration: Configuration) -> Iterator[Index]:
     """Open the index for a command; raises StoreError where no node has worked in the data folder."""
-    if not index_path(configuration).exists():
+    if not index_path(configuration.data).exists():
         raise StoreError(str(configuration.data), "no node has worked in this data folder")
-    index = open_index(configuration)
+    index = open_index(configuration.data)
     try:
         yield index
     finally:
@@ -185,31 +172,11 @@ def build_outbox(configuration: Configuration, index: Index, metrics: Metrics) -
     return Outbox(index, outlets, metrics)
 
 
-def send_commitment_report(
-    peers: Mapping[str, CommitmentPeerSettings],
-    request: Json,
-    instances: Sequence[tuple[str, str]],
-    reason_by_uid: dict[str, int],
-) -> None:
-    """Tell who asked, under the AE title that it called, what is kept."""
-    title = request["ae_title"]
-    peer = Peer(peers[title].host, peers[title].port, title, request["called_ae_title"])
-    send_report(peer, request["transaction_uid"], instances, reason_by_uid)
-
-
-def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
-    """Return what the DICOM port is told of the configuration."""
-    entities = tuple(
-        ApplicationEntity(title, frozenset(() if "*" in entity.allow_callers else entity.allow_callers))
-        for title, entity in receive.application_entities.items()
-    )
-    return DimseListenerSettings(
-        application_entities=entities,
-        host=receive.host,
-        port=receive.port,
-        allowed_hosts=receive.allow_hosts,
-        max_associations=receive.max_associations,
-        max_pdu_bytes=receive.max_pdu_bytes,
-        idle_timeout_s=receive.idle_timeout_s,
-        accept_private_classes=receive.accept_private_classes,
+def build_report_sender(peers: Mapping[str, CommitmentPeerSettings]) -> ReportSender:
+    """Return what tells the senders that asked for storage commitment."""
+    return ReportSender(
+        {
+            title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
+            for title, one in peers.items()
+        }
     )

@@ -31,7 +31,7 @@ from node.config_checks import (
     valid_ae_title,
 )
 from node.domain.conditions import Condition, parse
-from node.domain.findings import Priority
+from node.domain.findings import Outcome, Priority
 from node.domain.profile import PRESETS, STANDARD_KINDS, Kind, Profile, ReportClass, SegmentationType
 from node.interfaces import Pipeline
 
@@ -70,6 +70,7 @@ class ApplicationEntitySettings:
 
     pipelines: Annotated[tuple[str, ...], list_of(text)] = ("*",)
     allow_callers: Annotated[tuple[str, ...], filled(list_of(valid_ae_title))] = ("*",)
+    max_associations: Annotated[int, integer(0, 1000)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class CommitmentPeerSettings:
 
     host: Annotated[str, host_name]
     port: Port
+    tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +113,15 @@ class ReceiveSettings:
     host: Annotated[str, host_name] = "127.0.0.1"
     port: Port = 11112
     max_associations: Annotated[int, integer(1, 1000)] = 16
-    max_pdu_bytes: Annotated[int, integer(4096, 1_048_576)] = 65536
+    max_associations_per_caller: Annotated[int, integer(0, 1000)] = 0
+    max_pdu_bytes: Annotated[int, integer(4096, 1_048_576)] = 131_072
+    max_instance_mib: Annotated[int, integer(1, 1_048_576)] = 4096
     idle_timeout_s: Annotated[float, number(1, 3600)] = 60.0
+    read_timeout_s: Annotated[float, number(1, 3600)] = 30.0
+    min_bytes_per_s: Annotated[float, number(0, 1_000_000_000)] = 1024.0
+    processes: Annotated[int, integer(0, 64)] = 1
+    journal_mib: Annotated[int, integer(0, 65_536)] = 256
+    sync: Annotated[bool, boolean] = True
     allow_hosts: Annotated[tuple[str, ...], list_of(network)] = ("127.0.0.1", "::1")
     accept_private_classes: Annotated[bool, boolean] = False
     max_used_percent: Annotated[float, number(1, 100)] = 90.0
@@ -243,6 +252,18 @@ class DestinationSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """How many days finished studies are kept, 0 for ever; `days_by_outcome` goes before `days`."""
+
+    days: Annotated[float, number(0, 100_000)] = 0.0
+    days_by_outcome: Annotated[
+        Mapping[str, float], table_of(number(0, 100_000), one_of(*(one.value for one in Outcome)))
+    ] = field(default_factory=dict)
+    frees_disk: Annotated[bool, boolean] = False
+    interval_min: Annotated[float, number(0.001, 1440)] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowSettings:
     """How many studies are worked on at a time, and where their state is kept."""
 
@@ -304,6 +325,7 @@ class Configuration:
     destinations: Annotated[
         Mapping[str, DestinationSettings], table_of(section(DestinationSettings), NAME)
     ] = field(default_factory=dict)
+    retention: Annotated[RetentionSettings, section(RetentionSettings)] = RetentionSettings()
     workflow: Annotated[WorkflowSettings, section(WorkflowSettings)] = WorkflowSettings()
     web: Annotated[WebSettings, section(WebSettings)] = WebSettings()
     log: Annotated[LogSettings, section(LogSettings)] = LogSettings()

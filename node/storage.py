@@ -12,11 +12,11 @@ and headers alone, and the time of its last change is the time it was received.
 
 import hashlib
 import io
+import itertools
 import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from typing import BinaryIO, Self
 
 import structlog
 
+from node.digest import Digest
 from node.disk import (
     FILE_MODE,
     FOLDER_MODE,
@@ -42,6 +43,7 @@ from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta,
 from node.journal import Entry, Journal, replay
 
 log = structlog.get_logger()
+_numbers = itertools.count()
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 # What fits into the journal; more is written to the file as it comes.
@@ -51,6 +53,8 @@ MAX_PIECES = 1000
 # So long the disk is taken to have the room that it had.
 ROOM_S = 0.1
 SEGMENT_BYTES = 64 << 20
+# From this part of the way to the watermark on, the disk counts as nearly full.
+NEAR = 0.97
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -80,8 +84,8 @@ class InstanceWriter:
     def __init__(self, storage: "Storage", meta: FileMeta) -> None:
         self._storage = storage
         self._meta = meta
-        self._sha256 = hashlib.sha256()
-        self._path = storage.incoming / f"{os.getpid()}-{uuid.uuid4().hex}.part"
+        self._digest = Digest()
+        self._path = storage.incoming / f"{os.getpid()}-{next(_numbers)}.part"
         self._head = encode_file_meta(meta)
         self._pieces: list[bytes | memoryview] = []
         self._held = 0
@@ -96,7 +100,7 @@ class InstanceWriter:
     def write(self, data: bytes | memoryview) -> None:
         """Append a piece of the encoded data set, exactly as it came; it must not change before `spill`."""
         self._identifiers = None
-        self._sha256.update(data)
+        self._digest.add(data)
         self._pieces.append(data)
         self._held += len(data)
         if self._held > MAX_HELD_BYTES or len(self._pieces) > MAX_PIECES:
@@ -104,6 +108,7 @@ class InstanceWriter:
 
     def spill(self) -> None:
         """Put what is held into the file."""
+        self._digest.catch_up()
         with disk_errors():
             file = self._opened()
             for piece in self._pieces:
@@ -144,8 +149,8 @@ class InstanceWriter:
     def commit(self) -> Stored:
         """Return the instance once it is safe under its final name."""
         storage = self._storage
-        instance = storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
-        if instance.path.exists():
+        instance = storage.describe(self.identifiers(), self._meta, self._digest.catch_up().hex())
+        if os.path.exists(instance.path):  # noqa: PTH110 - half the time, for each instance
             # A file there that cannot be read is worth no more than none, and is replaced.
             with suppress(StoreError):
                 return Stored(storage.read_instance(instance.path), is_new=False)
@@ -153,27 +158,35 @@ class InstanceWriter:
             if self._file is None and storage.journal:
                 self._commit_by_journal(instance.path, storage.journal)
             else:
-                self.spill()
                 self._commit_by_itself(instance.path)
         return Stored(instance, is_new=True)
 
     def _commit_by_journal(self, path: Path, journal: Journal) -> None:
         """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        try:
-            write_all(descriptor, [self._head, *self._pieces])
-        finally:
-            os.close(descriptor)
+        self._write_held(_sync_later)
         name = str(path.relative_to(self._storage.root))
-        with journal.keeping(Entry(name, self._head, self._pieces, self._sha256.digest())):
+        with journal.keeping(Entry(name, self._head, self._pieces, self._digest.catch_up())):
             make_folder(path.parent, sync=_sync_later)
             self._path.rename(path)
 
+    def _write_held(self, sync: Sync) -> None:
+        """Write the file from what is held, all at once."""
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            write_all(descriptor, [self._head, *self._pieces])
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+
     def _commit_by_itself(self, path: Path) -> None:
         """Sync the file, give it its name, and sync that."""
-        storage, file = self._storage, self._opened()
-        file.flush()
-        storage.sync(file.fileno())
+        storage = self._storage
+        if self._file is None:
+            self._write_held(storage.sync)
+        else:
+            self.spill()
+            self._file.flush()
+            storage.sync(self._file.fileno())
         make_folder(path.parent, sync=storage.sync)
         if storage.journal:  # which may have made folders and left them to the page cache
             for folder in (path.parent.parent, storage.instances_folder):
@@ -183,6 +196,7 @@ class InstanceWriter:
 
     def abort(self) -> None:
         """Close, and delete what was not committed."""
+        self._digest.catch_up()
         self._pieces = []
         if self._file is not None:
             with suppress(OSError):
@@ -251,10 +265,14 @@ class Storage:
             self._room = (time.monotonic(), has_room)
         return has_room
 
-    def _measure_room(self) -> bool:
-        usage = shutil.disk_usage(self.root)
+    def is_nearly_full(self) -> bool:
+        """Is the disk so near to its watermark that something should leave?"""
+        return not self._measure_room(NEAR)
+
+    def _measure_room(self, part: float = 1.0) -> bool:
+        usage, mark = shutil.disk_usage(self.root), self._watermark
         used_percent = 100 * usage.used / (usage.used + usage.free)
-        return usage.free >= self._watermark.free_bytes and used_percent <= self._watermark.used_percent
+        return usage.free * part >= mark.free_bytes and used_percent <= mark.used_percent * part
 
     def new_instance(self, meta: FileMeta) -> InstanceWriter:
         """Return the writer for an instance that begins to come in.
@@ -270,11 +288,21 @@ class Storage:
 
         A file that is no instance is logged and left out.
         """
-        for path in sorted(set(self.instances_folder.glob("*/*/*.dcm")) - known):
-            try:
-                yield self.read_instance(path)
-            except StoreError as fault:
-                log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+        for path in sorted(self.instance_paths() - known):
+            if instance := self.read_whole(path):
+                yield instance
+
+    def instance_paths(self) -> set[Path]:
+        """Return every file that is an instance by its name."""
+        return set(self.instances_folder.glob("*/*/*.dcm"))
+
+    def read_whole(self, path: Path) -> Instance | None:
+        """Return the instance in a stored file; None, and a line in the log, where it is none."""
+        try:
+            return self.read_instance(path)
+        except StoreError as fault:
+            log.warning("spool_file_skipped", path=str(path.relative_to(self.root)), reason=fault.message)
+            return None
 
     def read_instance(self, path: Path) -> Instance:
         """Return the instance in a stored file; raises StoreError where it is missing or is none."""

@@ -62,6 +62,9 @@ class Metrics:
             "Whether the engine is asked: 0 yes, 1 one trial at a time, 2 not now",
             "model",
         )
+        self.studies_purged = self._counter(
+            "studies_purged", "Studies that were removed with their results", "reason"
+        )
         self.studies_open = self._gauge("studies_open", "Studies by state", "state")
         self.deliveries_pending = self._gauge("deliveries_pending", "Result objects not yet delivered")
         self.tls_certificate_expiry_seconds = self._gauge(

@@ -6,7 +6,8 @@ TLS 1.2 and 1.3 only, with keys that are made for one connection and ciphers tha
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -168,12 +169,18 @@ def check_certificate(settings: TlsSettings, *, is_server: bool, soon_days: floa
 
 def tls_by_use(configuration: Configuration) -> dict[str, TlsSettings]:
     """Return how each connection of a node is secured, by its section; those that are not are left out."""
-    sections: dict[str, TlsSettings | None] = {
-        "receive": configuration.receive.tls,
-        "web": configuration.web.tls,
-        **{f"destinations.{name}": one.tls for name, one in configuration.destinations.items()},
-    }
-    return {name: settings for name, settings in sections.items() if settings}
+    return {name.removesuffix(".tls"): settings for name, settings in _settings_in(configuration, "")}
+
+
+def _settings_in(value: object, name: str) -> Iterator[tuple[str, TlsSettings]]:
+    if isinstance(value, TlsSettings):
+        yield name, value
+        return
+    inner: Mapping[str, object] = value if isinstance(value, Mapping) else {}
+    if is_dataclass(value):
+        inner = {field.name: getattr(value, field.name) for field in fields(value)}
+    for key, one in inner.items():
+        yield from _settings_in(one, f"{name}.{key}".lstrip("."))
 
 
 def ends_by_use(configuration: Configuration) -> dict[str, datetime]:

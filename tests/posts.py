@@ -8,7 +8,7 @@ from node.deliver.outbox import Outbox, Outlet
 from node.domain.study import Instance
 from node.index import Index, Json, sqlite_url
 from node.telemetry import Metrics
-from tests.instances import encode_dataset, write_instance
+from tests.instances import CT, encode_dataset, write_instance
 from tests.peers import wait_until
 
 STUDY = "1.2.3"
@@ -50,9 +50,9 @@ class Post:
         path = write_instance(self.folder / f"{uid}.dcm", encode_dataset(uid), sop_instance_uid=uid)
         return {
             "sop_instance_uid": uid,
-            "series_instance_uid": "1.2.3.9",
+            "series_instance_uid": "1.2.3.4",
             "kind": "findings_sr",
-            "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34",
+            "sop_class_uid": CT,
             "path": str(path),
             "destinations": list(to),
         }

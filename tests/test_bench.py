@@ -241,3 +241,38 @@ def run_command(settings: EngineSettings, folder: Path, *options: str) -> tuple[
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     return result.stdout, result.stderr
+
+
+# --- receiving
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("storescp", path="/usr/bin:/usr/local/bin"), reason="needs DCMTK")
+def test_receiving_is_measured_beside_storescp_with_the_same_files() -> None:
+    command = ["bench", "ingest", "--kind", "ct", "--share", "0.01", "--rounds", "1", "--json"]
+    chosen = ["--receiver", "node", "--receiver", "storescp"]
+
+    said = CliRunner().invoke(app, [*command, *chosen])
+
+    assert said.exit_code == 0, said.output
+    cases = json.loads(said.stdout[said.stdout.index("{") :])["cases"]
+    assert [(case["associations"], case["receiver"], case["count"]) for case in cases] == [
+        (1, "node", 5),
+        (1, "storescp", 5),
+        (4, "node", 5),
+        (4, "storescp", 5),
+    ]
+    assert all(case["instances_per_s"] > 0 for case in cases)
+    assert cases[1]["times"]["storescp"] == 1
+    assert cases[0]["memory_per_association_bytes"] < 64 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("storescu", path="/usr/bin:/usr/local/bin"), reason="needs DCMTK")
+def test_growth_is_measured_at_each_size() -> None:
+    said = CliRunner().invoke(app, ["bench", "growth", "--sizes", "100,300", "--json"])
+
+    assert said.exit_code == 0, said.output
+    points = json.loads(said.stdout[said.stdout.index("{") :])["points"]
+    assert [point["stored"] for point in points] == [100, 1000]
+    assert all(point["seconds"] > 0 and point["receiver_bytes"] > 0 for point in points)

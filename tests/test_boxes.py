@@ -140,6 +140,30 @@ def test_labels_that_are_alike_share_their_places() -> None:
     assert found.kinds.tolist() == [[1, 2, 2], [4, 0, 0], [0, 2, 0]]
 
 
+def test_a_score_is_divided_among_the_kinds_that_a_member_thinks_of() -> None:
+    here, lung = boxes((0, 0, 10, 10)), boxes((0, 0, 10, 10), (40, 0, 90, 90))
+
+    found = weighted_boxes(
+        [here, lung],
+        [np.array([0.6], np.float32), np.array([0.4, 0.9], np.float32)],
+        [np.array([1]), np.array([2, 4])],
+        alike=(1, 2, 3),
+        shares_by_member=[np.array([[0.5, 0.4, 0.1]]), np.array([[0, 0.8, 0.2], [0, 0, 0]])],
+    )
+
+    # 0.6 · 0.5 for the first label, 0.6 · 0.4 + 0.4 · 0.8 for the second, the rest of 1 for the third.
+    assert found.labels.tolist() == [2, 4]
+    np.testing.assert_allclose(found.shares, [(0, 0.3, 0.56, 0.14, 0), (0, 0, 0, 0, 1)], atol=1e-6)
+    assert found.kinds.tolist() == [[1, 2], [0, 4]]
+
+
+def test_a_row_of_shares_goes_with_each_box() -> None:
+    one = boxes((0, 0, 10, 10)), np.array([0.6], np.float32), np.array([1])
+
+    with pytest.raises(ValueError, match="one row for each box"):
+        weighted_boxes(*([part] for part in one), alike=(1, 2), shares_by_member=[np.zeros((2, 2))])
+
+
 def test_a_member_that_repeats_itself_is_no_second_opinion() -> None:
     one = fused([((0, 0, 10, 10), 0.8, 1), ((0, 0, 10, 9), 0.6, 1)], [])
 

@@ -143,7 +143,7 @@ def test_the_shipped_file_documents_every_key():
         assert set(secured["tls"]) == names(TlsSettings)
     (peer,) = given["receive"]["commitment_peers"].values()
     assert set(peer) == names(CommitmentPeerSettings)
-    for section in ("assembly", "engine", "workflow", "web", "log"):
+    for section in ("assembly", "engine", "retention", "workflow", "web", "log"):
         assert set(given[section]) == names(type(getattr(Configuration(), section)))
 
 
@@ -315,6 +315,11 @@ def test_the_models_of_the_checkout_are_used_where_the_working_folder_has_none(t
         (
             '[receive.folders.a]\npath = "a"\nae_title = "B"',
             'receive.folders.a.ae_title: "B" – expected an AE title of the node (SIGHTLINE)',
+        ),
+        (
+            "[retention]\ndays_by_outcome = { no_finding = 30 }",
+            'retention.days_by_outcome.no_finding: "no_finding" – expected findings or no_findings or '
+            "not_eligible or failed – did you mean no_findings?",
         ),
         ("[receive.folders.a]", "receive.folders.a.path: missing – this key must be given"),
         ('[receive.dicomweb]\ntoken_env = "a b"', 'receive.dicomweb.token_env: "a b" – expected the name of'),

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import re
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from node.config import load
+from node.telemetry import Metrics
 from tests.peers import LOOPBACK, REPOSITORY, end_process, free_ports, need_program, wait_until
 from tests.peers.triton import Triton
 
@@ -93,6 +96,28 @@ def test_prometheus_accepts_its_configuration() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_alerts_are_raised_when_they_should_be() -> None:
+    promtool = need_program("promtool", "prometheus")
+
+    done = subprocess.run(
+        [promtool, "test", "rules", "alerts_test.yml"],
+        cwd=PROMETHEUS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_ask_for_metrics_that_the_node_has() -> None:
+    exposition = Metrics().exposition().decode()
+    asked = set(re.findall(r"sightline_[a-z_]+(?=[{ ])", (PROMETHEUS.parent / "alerts.yml").read_text()))
+
+    assert len(asked) >= 4
+    assert [name for name in asked if f"# TYPE {name} " not in exposition] == []
+
+
 def test_prometheus_asks_the_ports_of_the_containers(services: Any) -> None:
     configuration = load(DEPLOY / "sightline.compose.toml")
     jobs = read_yaml(PROMETHEUS)["scrape_configs"]
@@ -118,6 +143,7 @@ def prometheus_of(triton: Triton, folder: Path) -> Iterator[Any]:
     """Run Prometheus with the shipped configuration, Triton's port put in; yields what asks it a question."""
     program = need_program("prometheus", "prometheus")
     (port,) = free_ports(1)
+    shutil.copy(PROMETHEUS.with_name("alerts.yml"), folder)
     text = PROMETHEUS.read_text().replace("triton:8002", f"{triton.host}:{triton.metrics_port}")
     configuration = folder / "prometheus.yml"
     configuration.write_text(text.replace("scrape_interval: 15s", "scrape_interval: 1s"))

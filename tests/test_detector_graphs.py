@@ -160,14 +160,17 @@ def test_the_best_boxes_by_a_loop() -> None:
 
 def test_members_lie_beside_each_other() -> None:
     answers = [torch.rand(2, COUNT, 4) for _ in range(2)] + [torch.rand(2, COUNT) for _ in range(2)]
-    answers += [torch.randint(0, 6, (2, COUNT)) for _ in range(2)]
+    answers += [torch.randint(0, 6, (2, COUNT)) for _ in range(2)] + [
+        torch.rand(2, COUNT, 3) for _ in range(2)
+    ]
 
-    boxes, scores, labels = StackGraph()(*answers)
+    boxes, scores, labels, kinds = StackGraph()(*answers)
 
     assert boxes.shape == (2, 2, COUNT, 4)
     assert torch.equal(boxes[:, 1], answers[1])
     assert torch.equal(scores[:, 0], answers[2])
     assert torch.equal(labels[:, 1], answers[5])
+    assert torch.equal(kinds[:, 0], answers[6])
 
 
 @pytest.mark.parametrize("side", [256, 320])

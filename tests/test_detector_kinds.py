@@ -11,11 +11,13 @@ pytest.importorskip("torchvision")
 from torch import Tensor, nn  # noqa: E402
 
 from models.detector_kinds import (  # noqa: E402
+    NAMED,
     SIDE,
     SPAN_PX,
     KindGraph,
     KindNetwork,
     pieces_of,
+    seen_often,
     sizes_of,
     span_of,
 )
@@ -78,6 +80,30 @@ def test_lesions_alone_are_named_anew() -> None:
     assert found[2].tolist() == [[3, 4, 5, 0]]
     assert found[0] is boxes
     assert found[1] is scores
+    # What is no lesion has no kind.
+    torch.testing.assert_close(found[3], torch.tensor([[[0.0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]]))
+
+
+def test_a_lesion_beyond_those_that_are_looked_at_keeps_its_label() -> None:
+    boxes = torch.tensor([[[10.0, 10, 30, 30]] * (NAMED + 1)])
+    scores = torch.linspace(0.9, 0.1, NAMED + 1)[None]
+    namer = KindNetwork(8).eval()
+    with torch.no_grad():
+        namer.decide[-1].bias.copy_(torch.tensor([0.0, 0.0, 99.0]))
+
+    found = KindGraph(Said(boxes, scores, torch.full((1, NAMED + 1), 2)), namer)(torch.rand(1, 1, 96, 96))
+
+    assert found[2][0].tolist() == [3] * NAMED + [2]
+    assert not found[3][0, NAMED].any()
+
+
+def test_a_lesion_looks_alike_from_both_sides() -> None:
+    namer, piece, sizes = KindNetwork(8).eval(), torch.rand(1, 1, SIDE, SIDE), torch.zeros(1, 2)
+
+    with torch.no_grad():
+        plain, mirrored = (seen_often(namer, one, sizes) for one in (piece, piece.flip(3)))
+
+    torch.testing.assert_close(plain, mirrored, atol=1e-5, rtol=1e-4)
 
 
 def test_brightness_and_contrast_tell_no_kind() -> None:

@@ -90,6 +90,23 @@ def test_average_precision_of_one_truth(found: list[Boxes], wanted: float) -> No
     assert average_precision(found, [truth((BOX, 1))], 0.5) == pytest.approx(wanted)
 
 
+def test_a_thing_of_two_kinds_is_a_box_of_each() -> None:
+    here, there = (0.0, 0, 10, 10), (50.0, 50, 90, 90)
+    found = Boxes(
+        np.array([here, there]),
+        np.array([2, 4]),
+        np.array([0.8, 0.9]),
+        np.array([(0.25, 0.75, 0.0), (0.0, 0, 0)]),
+    )
+
+    each = found.of_each_kind()
+
+    assert each.boxes.tolist() == [list(there), list(here), list(here)]
+    assert each.labels.tolist() == [4, 1, 2]
+    np.testing.assert_allclose(each.scores, [0.9, 0.2, 0.6])
+    assert found.of([4]).of_each_kind().labels.tolist() == [4]
+
+
 def test_the_mean_is_over_labels_that_are_there() -> None:
     truths = [truth((BOX, 1), (FAR, 2))]
     found = [boxes((BOX, 1, 0.9), (FAR, 3, 0.9))]

@@ -284,6 +284,19 @@ def test_members_that_differ_on_the_kind_mean_one_lesion() -> None:
     assert "call it" not in regions[1].remark
 
 
+def test_the_kind_is_what_the_detectors_think_of_most_together() -> None:
+    kinds = np.zeros((1, 2, 8, 3), np.float32)
+    # Box by box: the one is nearly sure of a mass, the other sees about as much of a nodule.
+    kinds[0, 0, 0], kinds[0, 1, 0] = (0.1, 0.9, 0.0), (0.55, 0.45, 0.0)
+
+    (region,) = detected(
+        [(IN_RIGHT, 0.8, A_MASS)], [(IN_RIGHT, 0.9, A_NODULE)], changed={"kinds": kinds}
+    ).regions
+
+    assert region.code == MASS
+    assert region.remark.startswith("some detectors call it nodule; ")
+
+
 def test_a_lesion_that_fills_a_lung_is_still_no_lung() -> None:
     regions = agreed((BOTH_LUNGS[0][0], 0.9, A_CONSOLIDATION)).regions
 
@@ -349,6 +362,8 @@ ONE = [(IN_RIGHT, 0.9, A_NODULE)]
         ({"scores": np.full((1, 2, 8), -0.5, np.float32)}, "outside 0–1"),
         ({"labels": np.full((1, 2, 8), 6, np.int64)}, "its card does not have"),
         ({"labels": np.zeros((1, 2, 8), np.int64)}, "its card does not have"),
+        ({"kinds": np.zeros((1, 2, 8, 5), np.float32)}, r"kinds is \[1, 2, 8, 5\]"),
+        ({"kinds": np.full((1, 2, 8, 3), 1.5, np.float32)}, "kinds holds values outside 0–1"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(changed: dict, words: str) -> None:

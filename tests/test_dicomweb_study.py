@@ -43,7 +43,8 @@ def test_a_study_comes_and_its_results_go_over_dicomweb(
             orthanc.stow_to("node", [source.StudyInstanceUID])
 
             wait_until(lambda: len(orthanc.instances(source.StudyInstanceUID)) > 3, "the results are there")
-            node.wait_for_record(event="delivery_failed", destination="dead")
+            node.wait_for_record(event="objects_confirmed", destination="pacs", by="query")
+            node.wait_for_record(event="delivery_postponed", destination="dead")
             held = orthanc.instances(source.StudyInstanceUID)
             (study,) = node.studies()
 

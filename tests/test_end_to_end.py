@@ -227,6 +227,7 @@ OBJECT = {
     "sop_instance_uid": str,
     "path": str,
     "delivered_to": [str],
+    "confirmed_by": [str],
 }
 RUN = {
     "pipeline": str,

@@ -289,3 +289,4 @@ def test_an_instance_that_the_journal_could_not_take_leaves_nothing(tmp_path: Pa
         store(storage, encode_dataset())
 
     assert not [path for path in storage.root.rglob("*.*") if path.suffix != ".segment"]
+    storage.close_journal()

@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 
 from node.samples.demo import Sample
 from node.samples.dicom import fresh_uid
-from tests.peers import dcmtk
+from tests.peers import dcmtk, wait_until
 from tests.peers.node import Node, make_node
 from tests.peers.orthanc import Orthanc, run_orthanc
 
@@ -36,7 +36,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         run_orthanc(folder / "orthanc", {"node": (node.ae_title, node.host, node.port)}) as orthanc,
     ):
         pacs = {"host": orthanc.host, "port": orthanc.port, "ae_title": orthanc.ae_title}
-        node.configure({"destinations": {"pacs": pacs}})
+        asks = {orthanc.ae_title: {"host": orthanc.host, "port": orthanc.port}}
+        node.configure({"destinations": {"pacs": pacs}, "receive": {"commitment_peers": asks}})
         node.start()
         yield Hospital(orthanc, node)
 
@@ -122,6 +123,37 @@ def test_retry_gives_the_same_objects_and_no_second_copy(hospital: Hospital, sou
     after = study_of(hospital, source)
     assert written_by_uid(after) == written_by_uid(before)
     assert hospital.orthanc.arrivals() == arrivals
+
+
+def test_the_archive_commits_to_what_it_was_sent(hospital: Hospital, source: Dataset) -> None:
+    forward(hospital, source)
+
+    wait_until(lambda: study_of(hospital, source)["state"] == "done", "all is confirmed", 30)
+
+    study = study_of(hospital, source)
+    (run,) = study["runs"]
+    assert [item["confirmed_by"] for item in run["objects"]] == [["pacs"]] * 4
+    asked = hospital.node.log_records(event="commitment_asked")
+    told = {record["transaction_uid"] for record in hospital.node.log_records(event="commitment_reported")}
+    assert {record["transaction_uid"] for record in asked} == told, "it was not by its report"
+
+
+def test_the_node_commits_to_what_the_archive_sent(hospital: Hospital, source: Dataset) -> None:
+    forward(hospital, source)
+    own, unknown = (source.SOPClassUID, source.SOPInstanceUID), (source.SOPClassUID, fresh_uid())
+
+    kept, failed = (hospital.orthanc.ask_commitment(these) for these in ([own], [own, unknown]))
+
+    reports = [report_on(hospital, identifier) for identifier in (kept, failed)]
+    assert [report["Status"] for report in reports] == ["Success", "Failure"]
+    assert [one["SOPInstanceUID"] for one in reports[1]["Success"]] == [source.SOPInstanceUID]
+    assert [one["SOPInstanceUID"] for one in reports[1]["Failures"]] == [unknown[1]]
+
+
+def report_on(hospital: Hospital, identifier: str) -> dict[str, Any]:
+    """What the archive was told."""
+    wait_until(lambda: hospital.orthanc.commitment(identifier)["Status"] != "Pending", "a report", 30)
+    return hospital.orthanc.commitment(identifier)
 
 
 def test_both_answer_an_echo(hospital: Hospital) -> None:

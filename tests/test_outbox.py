@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from node.backoff import FIRST_RETRY_S, LONGEST_RETRY_S, retry_delay_s
 from node.deliver import outbox
 from node.deliver.outbox import Outlet
 from node.domain.delivery import Receipt, Reception
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, WITHDRAWN, Index, sqlite_url
+from node.index.tables import DELIVERIES
 from tests.destinations import FakeDestination
 from tests.peers import wait_until
 from tests.posts import STUDY, Post, only
@@ -205,7 +207,8 @@ def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Pa
     index = Index(sqlite_url(path))
     index.adopt_deliveries()
 
-    assert index.next_due_at("pacs") == 0.0
+    with index.connection() as connection:
+        assert connection.execute(sa.select(DELIVERIES.c.due_at, DELIVERIES.c.attempts)).one() == (0.0, 0)
     index.close()
 
 

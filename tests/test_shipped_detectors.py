@@ -73,7 +73,6 @@ def test_lesions_of_unseen_films_are_found(measured: dict) -> None:
         )
 
 
-@pytest.mark.xfail(reason="0.697: consolidations, masses and nodules are confused", strict=True)
 def test_lesions_of_unseen_films_are_called_by_their_kind(measured: dict) -> None:
     assert measured[FUSED]["lesions"]["map_50"] >= 0.75
 

@@ -382,7 +382,8 @@ def test_a_cancelled_study_is_neither_planned_nor_analyzed(bench):
     assert bench.steps.take("plan", uid, "other job") == []
     assert analysis == {"findings_path": "", "outcome": "cancelled"}
     assert encoded["sop_instance_uids"] == []
-    assert bench.index.open_studies() == []
+    bench.index.record_instance(bench.index.instances(uid)[0])
+    assert bench.index.open_studies() == [], "one more instance had it read after all"
 
 
 def test_a_cancelled_study_that_is_asked_for_again_is_read_and_sent(bench):
@@ -390,9 +391,11 @@ def test_a_cancelled_study_that_is_asked_for_again_is_read_and_sent(bench):
     bench.read(uid)
     bench.index.cancel_study(uid)
     before = bench.index.waiting("pacs", limit=10)
+    account = bench.account(uid)
 
     bench.index.reopen_study(uid)
     bench.read(uid)
 
+    assert (account["state"], account["outcome"]) == ("cancelled", "findings"), "it was read already"
     assert before == []
     assert len(bench.index.waiting("pacs", limit=10)) == 3

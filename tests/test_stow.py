@@ -2,25 +2,23 @@
 
 import hashlib
 import socket
-import struct
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
 from node.header import FileMeta, encode_file_meta
 from node.receive.multipart import MAX_HEAD_BYTES
 from node.storage import Storage, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
-from tests.instances import CT, EXPLICIT, PATIENT, encode_dataset
-from tests.peers import LOOPBACK, wait_until
+from tests.instances import CT, EXPLICIT, PATIENT
+from tests.peers import LOOPBACK
 from tests.web_doors import (
     BOUNDARY,
     OpenWebDoor,
+    file,
     multipart,
     opening_web,
     post,
@@ -35,12 +33,6 @@ PRIVATE_CLASS = "1.2.276.0.7230010.3.1.0.1"
 def open_door(tmp_path: Path) -> Iterator[OpenWebDoor]:
     with opening_web(tmp_path) as open_one:
         yield open_one
-
-
-def file(uid: str = "1.2.3.4.5", *, meta_uid: str = "", syntax: str = EXPLICIT, **values: object) -> bytes:
-    """A DICOM file, whose file meta may say something else than its data set."""
-    sop_class = str(values.get("sop_class_uid", CT))
-    return encode_file_meta(FileMeta(sop_class, meta_uid or uid, syntax)) + encode_dataset(uid, **values)
 
 
 # --- stored
@@ -283,112 +275,3 @@ def test_a_token_is_asked_for_where_there_is_one(open_door: OpenWebDoor) -> None
 
     assert [without.status, wrong.status, right.status] == [401, 401, 200]
     assert without.headers["www-authenticate"] == "Bearer"
-
-
-# --- clients that go wrong
-
-
-def test_a_client_that_goes_in_the_middle_leaves_nothing(open_door: OpenWebDoor) -> None:
-    door = open_door()
-    body = multipart([file(), file("1.2.3.4.6", pixels=bytes(1 << 20))])
-
-    with socket.create_connection((LOOPBACK, door.port)) as connection:
-        connection.sendall(request_head(len(body)) + body[: len(body) // 2])
-        wait_until(lambda: door.leftovers(), "the second instance begins")
-
-    wait_until(lambda: door.released, "the end of the request")
-    assert door.leftovers() == []
-    assert [each.instance.sop_instance_uid for each in door.stored] == ["1.2.3.4.5"]
-    assert door.released == [(frozenset({"1.2.3"}), "aborted")]
-
-
-def test_a_silent_client_is_not_waited_for(open_door: OpenWebDoor) -> None:
-    door = open_door(read_timeout_s=0.3)
-    body = multipart([file(pixels=bytes(100_000))])
-
-    with socket.create_connection((LOOPBACK, door.port), timeout=10) as connection:
-        connection.sendall(request_head(len(body)) + body[:90_000])
-        answer = read_answer(connection)
-
-    assert answer.status == 408
-    assert door.leftovers() == []
-
-
-def test_a_client_that_drips_is_not_waited_for_and_others_are_served(open_door: OpenWebDoor) -> None:
-    door = open_door(read_timeout_s=0.5, max_requests=2)
-    body = multipart([file(pixels=bytes(100_000))])
-    dripping = socket.create_connection((LOOPBACK, door.port), timeout=10)
-    dripping.sendall(request_head(len(body)))
-
-    def drip() -> None:
-        for byte in body[:200]:
-            try:
-                dripping.sendall(bytes([byte]))
-            except OSError:
-                return
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    assert post(door, multipart([file()])).status == 200
-    assert read_answer(dripping).status == 408
-    dripping.close()
-    thread.join()
-
-
-def test_more_requests_than_places_are_asked_to_come_again(open_door: OpenWebDoor) -> None:
-    door = open_door(max_requests=1)
-    body = multipart([file(pixels=bytes(100_000))])
-
-    with socket.create_connection((LOOPBACK, door.port), timeout=10) as connection:
-        connection.sendall(request_head(len(body)) + body[:50_000])
-        wait_until(door.leftovers, "the first request is under way")
-        refused = post(door, multipart([file("1.2.3.4.6")]))
-        connection.sendall(body[50_000:])
-        answer = read_answer(connection)
-
-    assert (refused.status, answer.status) == (503, 200)
-
-
-def test_a_listener_that_stops_refuses_and_lets_finish_what_is_under_way(open_door: OpenWebDoor) -> None:
-    door = open_door()
-    body = multipart([file(pixels=bytes(100_000))])
-
-    with socket.create_connection((LOOPBACK, door.port), timeout=10) as connection:
-        connection.sendall(request_head(len(body)) + body[:50_000])
-        wait_until(door.leftovers, "the request is under way")
-        stopping = threading.Thread(target=door.listener.stop)
-        stopping.start()
-        wait_until(lambda: post(door, multipart([file("1.2.3.4.6")])).status == 503, "it refuses")
-        connection.sendall(body[50_000:])
-        answer = read_answer(connection)
-        stopping.join()
-
-    assert answer.status == 200
-    assert len(door.stored) == 1
-
-
-def test_a_large_instance_is_never_whole_in_memory(open_door: OpenWebDoor) -> None:
-    door = open_door()
-    length = 96 << 20
-    start, end = file(pixels=b"")[:-12], multipart([b""]).partition(b"\r\n\r\n")[2]
-    start += struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OW", 0, length)
-    head = multipart([b""]).partition(b"\r\n\r\n")[0] + b"\r\n\r\n" + start
-    before = _resident_bytes()
-    highest = 0
-
-    with socket.create_connection((LOOPBACK, door.port), timeout=30) as connection:
-        connection.sendall(request_head(len(head) + length + len(end)) + head)
-        for _ in range(length >> 20):
-            connection.sendall(bytes(1 << 20))
-            highest = max(highest, _resident_bytes())
-        connection.sendall(end)
-        assert read_answer(connection).status == 200
-
-    assert highest - before < 32 << 20
-    assert len(dcmread(door.stored[0].instance.path).PixelData) == length
-
-
-def _resident_bytes() -> int:
-    pages = Path("/proc/self/statm").read_text().split()[1]
-    return int(pages) * 4096

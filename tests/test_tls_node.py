@@ -218,6 +218,15 @@ def test_who_may_not_come_in_is_refused_with_one_line(
     assert not door.stored
 
 
+def test_a_host_that_is_not_allowed_gets_no_handshake(open_door: OpenDoor, hospital: Authority) -> None:
+    door = secured_door(open_door, hospital.issue("node"), allowed_hosts=("10.1.2.3",))
+
+    with capture_logs() as records, pytest.raises(DestinationUnreachableError):
+        echo(replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+
+    assert refusals(records) == ["host not allowed"]
+
+
 def test_a_peer_that_does_not_finish_the_handshake_keeps_nobody_out(
     open_door: OpenDoor, hospital: Authority
 ) -> None:
@@ -270,7 +279,7 @@ def secured(hospital: Authority, tmp_path: Path) -> Configuration:
     )
 
 
-USES = ["receive.tls", "web.tls", "destinations.pacs.tls"]
+USES = ["receive.tls", "destinations.pacs.tls", "web.tls"]
 
 
 def tls_problems(checks: Iterator[object]) -> dict[str, str]:

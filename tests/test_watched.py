@@ -10,11 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.errors import ConfigurationError
+from node.header import FileMeta
 from node.receive.watched import FolderListener, FolderSettings
-from node.storage import Storage, Stored, Watermark
+from node.samples.demo import Sample
+from node.storage import InstanceWriter, Storage, Stored, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
 from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers import wait_until
+from tests.peers.node import make_node
 
 SETTLE_S = 0.15
 
@@ -101,6 +104,41 @@ def test_a_file_that_grows_is_left_alone_until_it_is_at_rest(open_inbox: OpenInb
     inbox.wait_for(1)
 
     assert inbox.names("rejected") == []
+
+
+class Racing(Storage):
+    """A spool into which a file is put while somebody still changes it: once."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        super().__init__(root, ANY_DISK)
+        self.path: Path | None = path
+
+    def new_instance(self, meta: FileMeta) -> InstanceWriter:
+        return RacingWriter(self, meta)
+
+
+class RacingWriter(InstanceWriter):
+    def write(self, data: bytes | memoryview) -> None:
+        super().write(data)
+        racing = self._storage
+        if isinstance(racing, Racing) and racing.path:
+            with racing.path.open("r+b") as file:
+                file.seek(-4, os.SEEK_END)
+                file.write(b"late")
+            racing.path = None
+
+
+def test_a_file_that_is_changed_while_it_is_read_is_read_again(open_inbox: OpenInbox, tmp_path: Path) -> None:
+    path = tmp_path / "inbox" / "a.dcm"
+    inbox = open_inbox(Racing(tmp_path / "data", path))
+    write(path)
+
+    inbox.wait_for(1)
+
+    wait_until(lambda: inbox.names("done") == ["a.dcm"], "it is put away", 5)
+    assert [each.instance.sha256 for each in inbox.stored] == [dataset_sha256(inbox.path / "done" / "a.dcm")]
+    assert inbox.stored[0].instance.path.read_bytes().endswith(b"late")
+    assert len(list((tmp_path / "data" / "instances").rglob("*.dcm"))) == 1
 
 
 def test_unfinished_names_wait_for_their_rename(open_inbox: OpenInbox) -> None:
@@ -205,3 +243,29 @@ def test_a_folder_that_cannot_be_used_is_a_problem_of_the_configuration(
 
     with pytest.raises(ConfigurationError, match=r"receive\.folders\.inbox\.path"):
         open_inbox()
+
+
+@pytest.mark.slow
+def test_a_file_is_read_once_though_the_node_is_killed_before_it_is_put_away(
+    samples: dict[str, Sample], tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    (path,) = samples["findings"].write(inbox)
+    folder = {"path": str(inbox), "settle_s": SETTLE_S, "poll_s": 0.05}
+    with make_node(tmp_path / "node", {"receive": {"folders": {"inbox": folder}}}) as node:
+        node.start(hold_at={"event": "instance_stored", "folder": "inbox"})
+        node.wait_for_record(event="instance_stored", folder="inbox")
+        node.kill()
+        assert path.exists()
+
+        node.start()
+
+        (study,) = node.wait_for_studies(1)
+        wait_until(lambda: not path.exists(), "it is put away", 10)
+        stored = node.log_records(event="instance_stored", folder="inbox")
+        assembled = node.log_records(event="study_assembled")
+
+    assert study["outcome"] == "findings"
+    assert [one["is_new"] for one in stored] == [True, False]
+    assert len(assembled) == 1
+    assert (inbox / "done" / path.name).exists()

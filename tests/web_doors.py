@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from node.header import FileMeta, encode_file_meta
 from node.receive.dicomweb import StowListener, StowSettings
 from node.storage import Storage, Stored
 from node.web import WebServer, application
 from tests.doors import ANY_DISK
+from tests.instances import CT, EXPLICIT, encode_dataset
 from tests.peers import LOOPBACK, free_ports
 
 BOUNDARY = "a-boundary"
@@ -78,6 +80,12 @@ class HttpAnswer:
     def stored_uids(self) -> list[str]:
         items = self.json().get("00081199", {}).get("Value", [])
         return [item["00081155"]["Value"][0] for item in items]
+
+
+def file(uid: str = "1.2.3.4.5", *, meta_uid: str = "", syntax: str = EXPLICIT, **values: object) -> bytes:
+    """A DICOM file, whose file meta may say something else than its data set."""
+    sop_class = str(values.get("sop_class_uid", CT))
+    return encode_file_meta(FileMeta(sop_class, meta_uid or uid, syntax)) + encode_dataset(uid, **values)
 
 
 def multipart(files: Sequence[bytes], *, part_type: str = "application/dicom", end: str = "--") -> bytes:

@@ -20,6 +20,21 @@ def peak_of_children() -> int:
     return sum(_resident("VmHWM", child) for numbers in children for child in numbers)
 
 
+def forget_peak_of(process: int) -> None:
+    """Have Linux forget the most that was resident of another process of ours."""
+    Path(f"/proc/{process}/clear_refs").write_text("5")
+
+
+def peak_of(process: int) -> int:
+    """Return the most that was resident of another process since then, in bytes."""
+    return _resident("VmHWM", str(process))
+
+
+def resident_of(process: int) -> int:
+    """Return what is resident of another process, in bytes."""
+    return _resident("VmRSS", str(process))
+
+
 def _resident(name: str, process: str = "self") -> int:
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     (kibibytes,) = (line.split()[1] for line in lines if line.startswith(f"{name}:"))

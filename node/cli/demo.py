@@ -109,7 +109,7 @@ def _configuration(default: Configuration, scratch: Path, archive: Peer) -> Conf
         default,
         data=scratch / "node",
         # Its studies are small and soon gone: a disk on which no hospital's node should run does for them.
-        receive=replace(default.receive, port=port, max_used_percent=100.0, min_free_gib=1.0),
+        receive=replace(default.receive, port=port, processes=0, max_used_percent=100.0, min_free_gib=1.0),
         web=replace(default.web, port=web_port),
         destinations={ARCHIVE: destination},
     )
@@ -136,7 +136,7 @@ def _wait(running: Node, uid_by_sample: dict[str, str]) -> None:
         while waiting:
             for name, uid in list(waiting.items()):
                 study = describe_study(running.index, uid)
-                if study and study["state"] in ("done", "undeliverable"):
+                if study and study["state"] in ("done", "confirming", "undeliverable"):
                     del waiting[name]
                     progress.advance(name)
             if time.monotonic() > deadline:

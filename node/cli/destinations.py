@@ -32,7 +32,7 @@ def describe_destination(index: Index, name: str, settings: DestinationSettings)
     waits_s = max(0.0, round(line["blocked_until"] - time.time(), 1))
     return {
         "name": name,
-        "address": f"{settings.ae_title}@{settings.host}:{settings.port}",
+        "address": settings.url or f"{settings.ae_title}@{settings.host}:{settings.port}",
         "confirm": settings.confirm,
         "state": "paused" if line["is_paused"] else "waiting" if waits_s and counts.get(PENDING) else "open",
         "deliveries": {state: counts.get(state, 0) for state in DELIVERY_STATES},

@@ -20,8 +20,8 @@ from node.domain.findings import Outcome
 from node.domain.progress import listening
 from node.domain.study import Instance
 from node.errors import ConfigurationError, DatasetError, PixelError
-from node.index import Index, Json
-from node.parts import build_steps, open_index
+from node.index import Index, Json, open_index
+from node.parts import build_steps
 from node.receive.folder import find_files, store_file
 from node.receive.slide_files import is_slide_file, store_slide
 from node.settings import Configuration
@@ -85,7 +85,7 @@ def _only(configuration: Configuration, pipeline: str) -> Configuration:
 def _read(configuration: Configuration, paths: list[Path], out: Path) -> tuple[list[Json], list[str]]:
     """Return the account of each study, and a line for each file that is not one."""
     pipelines = {name: replace(entry, deliver_to=()) for name, entry in configuration.pipelines.items()}
-    index, storage = open_index(configuration), Storage(configuration.data)
+    index, storage = open_index(configuration.data), Storage(configuration.data)
     steps = build_steps(replace(configuration, pipelines=pipelines), storage, index, Metrics())
     refused, slides = _store(paths, storage, index)
     studies = index.study_uids()

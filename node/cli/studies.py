@@ -1,17 +1,25 @@
 """`sightline studies`: what happened to a study, step by step; read it again, or no more."""
 
+from contextlib import closing
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from node.account import describe_study
-from node.cli.output import AsJson, ConfigurationFile, print_json, print_table, say
+from node.cli.output import AsJson, ConfigurationFile, Progression, print_json, print_table, say
 from node.config import load
+from node.disk import locked
 from node.domain.findings import Doubt, Presence
 from node.errors import StoreError
-from node.index import Index, Json
+from node.index import Index, Json, open_index
 from node.parts import opened_index
+from node.receiver import build_storage
+from node.reindex import reindex
+from node.retention import Leaver, Retention
+from node.telemetry import configure_logging
 
 app = typer.Typer(help="What happened to each study; read one again, or no more.", no_args_is_help=True)
 StudyUid = Annotated[str, typer.Argument(metavar="UID", help="The Study Instance UID.")]
@@ -142,6 +150,64 @@ def _feedback_row(item: Json, said: Json) -> list[str]:
 def _event_row(event: Json) -> list[str]:
     at = datetime.fromtimestamp(event["at"], UTC).strftime("%H:%M:%S.%f")[:-3]
     return [at, event["event"], ", ".join(f"{name} {value}" for name, value in event["fields"].items())]
+
+
+@app.command("purge")
+def purge_studies(
+    config: ConfigurationFile = None,
+    is_trial: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what [retention] would remove for its age.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove finished studies and their results as [retention] says; a running node does so by itself."""
+    configuration = load(config)
+    configure_logging("warning")
+    with opened_index(configuration) as index:
+        retention = Retention(
+            index, build_storage(configuration.data, configuration.receive), configuration.retention
+        )
+        found = [_leaver_row(one) for one in (retention.due() if is_trial else retention.purge())]
+    if as_json:
+        print_json({"purged": [] if is_trial else found, "due": found if is_trial else []})
+        return
+    print_table(("finished", "study", "outcome", "why"), [list(row.values()) for row in found])
+    say(f"{len(found)} {'would be ' if is_trial else ''}removed")
+
+
+def _leaver_row(leaver: Leaver) -> dict[str, str]:
+    finished = datetime.fromtimestamp(leaver.study.finished_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return {
+        "finished_at": finished,
+        "study_instance_uid": leaver.study.study_instance_uid,
+        "outcome": leaver.outcome,
+        "reason": leaver.reason,
+    }
+
+
+@app.command("reindex")
+def reindex_studies(config: ConfigurationFile = None, as_json: AsJson = False) -> None:
+    """Rebuild the index from the spool: add what it lacks, drop what is gone. The node must not run."""
+    configuration = load(config)
+    configure_logging("warning")
+    if not configuration.data.is_dir():
+        raise StoreError(str(configuration.data), "no node has worked in this data folder")
+    with (
+        locked(configuration.data),
+        closing(open_index(configuration.data)) as index,
+        Progression("Reading the spool", 1) as bar,
+    ):
+        found = reindex(
+            index, build_storage(configuration.data, configuration.receive), partial(bar.within, what="files")
+        )
+    if as_json:
+        print_json(asdict(found))
+        return
+    say(f"{found.instances} instances in the spool, {found.added} of them were not in the index")
+    say(f"{found.runs_added} runs were not in the index")
+    say(f"{found.missing} instances of the index had no file, and are dropped")
+    if found.unreadable:
+        say(f"{found.unreadable} files are no instances, see the log")
 
 
 @app.command("cancel")

@@ -1,7 +1,9 @@
 """Storage commitment on associations that the node opens: to ask an archive, to tell a peer (PS3.4 J)."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from pydicom import Dataset
@@ -64,6 +66,20 @@ def _require_success(peer: Peer, response: Dataset) -> None:
         raise DestinationUnreachableError(str(peer), words)
     if response.Status != SUCCESS:
         raise UnconfirmableError(str(peer), words)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSender:
+    """Tells who asked, at the address of its AE title, and under the AE title that it called."""
+
+    peers: Mapping[str, Peer]
+
+    def __call__(
+        self, request: Mapping[str, Any], instances: Sequence[tuple[str, str]], reason_by_uid: dict[str, int]
+    ) -> None:
+        """Send the report on one request; raises as `send_report` does."""
+        peer = replace(self.peers[request["ae_title"]], calling_ae_title=request["called_ae_title"])
+        send_report(peer, request["transaction_uid"], instances, reason_by_uid)
 
 
 def send_report(

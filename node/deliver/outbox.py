@@ -23,6 +23,8 @@ from node.telemetry import Metrics
 LONGEST_SLEEP_S = 0.5
 # The objects of one association: enough to pay for it, few enough that one with priority waits not long.
 BATCH = 50
+# After so many, what was sent is asked about, however much more waits.
+MAX_IN_A_ROW = 10
 
 log = structlog.get_logger()
 
@@ -72,6 +74,7 @@ class _Worker(threading.Thread):
         self._outlet = outlet
         self._index = index
         self._metrics = metrics
+        self._in_a_row = 0
         self._woken = threading.Event()
         self._ended = threading.Event()
         self._confirmer = Confirmer(
@@ -104,9 +107,11 @@ class _Worker(threading.Thread):
         blocked_s = line["blocked_until"] - time.time()
         if line["is_paused"] or blocked_s > 0:
             return LONGEST_SLEEP_S if line["is_paused"] else min(blocked_s, LONGEST_SLEEP_S)
-        if batch := self._index.waiting(self._destination, BATCH):
+        if self._in_a_row < MAX_IN_A_ROW and (batch := self._index.waiting(self._destination, BATCH)):
+            self._in_a_row += 1
             self._send(batch, line["failures"])
             return 0.0
+        self._in_a_row = 0
         if unconfirmed := self._index.unconfirmed(self._destination, self._confirmer.limit):
             self._confirmer.confirm(unconfirmed)
             return 0.0

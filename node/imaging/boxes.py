@@ -80,7 +80,8 @@ class Fused:
 
     `members` (n, members) is what each of them says of a place: its highest score there, 0 where it found
     nothing; `kinds` (n, members) the label that has it, else 0. `scores` (n,) are the means of `members`,
-    `spread` (n,) their standard deviations (ddof 0).
+    `spread` (n,) their standard deviations (ddof 0). `shares` (n, labels) is how much of all that is said of
+    a place is said of each label, from 0 on; together 1.
     """
 
     boxes: Boxes
@@ -89,6 +90,7 @@ class Fused:
     spread: Floats
     members: Floats
     kinds: Labels
+    shares: Floats
 
     def __len__(self) -> int:
         """Return the number of places."""
@@ -102,26 +104,33 @@ def weighted_boxes(
     iou: float = 0.55,
     *,
     alike: Collection[int] = (),
+    shares_by_member: Sequence[Floats] = (),
 ) -> Fused:
     """Return the fusion of several detectors' boxes (weighted boxes fusion, Solovyev et al. 2021).
 
     The surest box comes first. Each joins the place of its label whose box it overlaps most, by more than
     `iou`, or opens one; a place's box is the mean of those in it, weighted by their scores. Boxes of score 0
     are none. Labels that are `alike` share their places: the label is then that of the largest sum of scores.
+    The score of a box counts for its label, or, where its row of shares (n, alike) is not 0, for all that are
+    alike by their shares, in the order of the labels.
     Where a detector has one box at a place, the score is the paper's, mean · boxes / members; of several it
     counts the best alone, or one that repeats itself would look like two that agree. Raises ValueError for
     arrays that do not fit each other.
     """
     boxes, scores, labels, members = _joined(boxes_by_member, scores_by_member, labels_by_member)
+    if shares_by_member and [len(one) for one in shares_by_member] != [len(one) for one in scores_by_member]:
+        raise ValueError(f"shares of {[len(one) for one in shares_by_member]}, expected one row for each box")
+    there = [one[own > 0] for one, own in zip(shares_by_member, scores_by_member, strict=False)]
+    votes = _votes(labels, sorted(alike), there)
     groups = np.where(np.isin(labels, list(alike)), min(alike, default=0), labels)
     places: list[_Place] = []
     for index in np.argsort(-scores, kind="stable").tolist():
         place = _place_of(boxes[index], int(groups[index]), places, iou)
         if place is None:
-            place = _Place.empty(int(groups[index]), len(boxes_by_member))
+            place = _Place.empty(int(groups[index]), len(boxes_by_member), votes.shape[1])
             places.append(place)
-        place.add(boxes[index], float(scores[index]), int(labels[index]), int(members[index]))
-    return _as_arrays(places, len(boxes_by_member))
+        place.add(boxes[index], float(scores[index]), int(labels[index]), int(members[index]), votes[index])
+    return _as_arrays(places, len(boxes_by_member), votes.shape[1])
 
 
 @dataclass(slots=True, eq=False)
@@ -131,24 +140,25 @@ class _Place:
     group: int
     best: Floats
     kinds: Labels
+    sums: NDArray[np.float64]
     box: NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))
-    sum_by_label: dict[int, float] = field(default_factory=dict)
 
     @classmethod
-    def empty(cls, group: int, member_count: int) -> _Place:
-        return cls(group, np.zeros(member_count, np.float32), np.zeros(member_count, np.int64))
+    def empty(cls, group: int, member_count: int, label_count: int) -> _Place:
+        members = np.zeros(member_count, np.float32), np.zeros(member_count, np.int64)
+        return cls(group, *members, np.zeros(label_count))
 
-    def add(self, box: Boxes, score: float, label: int, member: int) -> None:
-        weight = sum(self.sum_by_label.values())
+    def add(self, box: Boxes, score: float, label: int, member: int, votes: Floats) -> None:
+        weight = float(self.sums.sum())
         self.box = (self.box * weight + box * score) / (weight + score)
-        self.sum_by_label[label] = self.sum_by_label.get(label, 0.0) + score
+        self.sums = self.sums + score * votes.astype(np.float64)
         # The boxes come by falling score.
         if not self.best[member]:
             self.best[member], self.kinds[member] = score, label
 
     @property
     def label(self) -> int:
-        return min(self.sum_by_label, key=lambda label: (-self.sum_by_label[label], label))
+        return int(self.sums.argmax())
 
 
 def _joined(
@@ -169,6 +179,18 @@ def _joined(
     return boxes[is_box], scores[is_box], labels[is_box], members[is_box]
 
 
+def _votes(labels: Labels, alike: Sequence[int], shares_by_member: Sequence[Floats]) -> Floats:
+    """Return how a box's score is divided among the labels (n, labels), from 0 on."""
+    votes = np.zeros((len(labels), 1 + max([*labels.tolist(), *alike], default=0)), np.float32)
+    votes[np.arange(len(labels)), labels] = 1
+    if shares_by_member:
+        shares = np.concatenate([np.asarray(one, np.float32) for one in shares_by_member])
+        sums = shares.sum(axis=1)
+        is_divided = np.isin(labels, alike) & (sums > 0)
+        votes[np.ix_(is_divided, alike)] = shares[is_divided] / sums[is_divided, None]
+    return votes
+
+
 def _place_of(box: Boxes, group: int, places: Sequence[_Place], iou: float) -> _Place | None:
     same = [place for place in places if place.group == group]
     if not same:
@@ -178,12 +200,14 @@ def _place_of(box: Boxes, group: int, places: Sequence[_Place], iou: float) -> _
     return same[nearest] if overlaps[nearest] > iou else None
 
 
-def _as_arrays(places: Sequence[_Place], member_count: int) -> Fused:
+def _as_arrays(places: Sequence[_Place], member_count: int, label_count: int) -> Fused:
     members = np.array([place.best for place in places], np.float32).reshape(-1, member_count)
     kinds = np.array([place.kinds for place in places], np.int64).reshape(-1, member_count)
     order = np.argsort(-members.mean(axis=1), kind="stable")
     boxes = np.array([place.box for place in places], np.float32).reshape(-1, 4)
     labels = np.array([place.label for place in places], np.int64)
+    sums = np.array([place.sums for place in places], np.float64).reshape(-1, label_count)
+    shares = np.asarray(sums / sums.sum(axis=1, keepdims=True), np.float32)
     members = members[order]
     return Fused(
         boxes=boxes[order],
@@ -192,4 +216,5 @@ def _as_arrays(places: Sequence[_Place], member_count: int) -> Fused:
         spread=members.std(axis=1),
         members=members,
         kinds=kinds[order],
+        shares=shares[order],
     )

@@ -3,6 +3,7 @@
 from node.index.arrivals import OpenStudy
 from node.index.database import Json, sqlite_url
 from node.index.deliveries import Delivery
+from node.index.leaving import FinishedStudy
 from node.index.states import (
     ANALYZED,
     CANCELLED,
@@ -16,7 +17,7 @@ from node.index.states import (
     UNDELIVERABLE,
     WITHDRAWN,
 )
-from node.index.store import Index
+from node.index.store import Index, index_path, open_index
 
 __all__ = [
     "ANALYZED",
@@ -31,8 +32,11 @@ __all__ = [
     "UNDELIVERABLE",
     "WITHDRAWN",
     "Delivery",
+    "FinishedStudy",
     "Index",
     "Json",
     "OpenStudy",
+    "index_path",
+    "open_index",
     "sqlite_url",
 ]

@@ -21,6 +21,12 @@ from node.index.tables import (
 
 STUDY_ASSEMBLED = "study_assembled"
 
+# Made once: they are asked for each instance.
+_IS_TO_READ = sa.select(sa.literal(1)).where(INSTANCES.c.sop_instance_uid == sa.bindparam("uid"), IS_READ)
+_IS_CANCELLED = sa.select(sa.literal(1)).where(
+    STUDIES.c.study_instance_uid == sa.bindparam("uid"), STUDIES.c.state == CANCELLED
+)
+
 
 @dataclass(frozen=True, slots=True)
 class OpenStudy:
@@ -51,13 +57,9 @@ class Arrivals(Database):
         row = {column.name: getattr(instance, column.name, None) for column in INSTANCES.columns}
         row |= {"path": str(instance.path), "received_at": at}
         with self.connection() as connection:
-            connection.execute(self.upsert(INSTANCES, row, keep=["received_at"]))
-            uid = INSTANCES.c.sop_instance_uid == instance.sop_instance_uid
-            if connection.execute(sa.select(sa.literal(1)).where(uid, IS_READ)).first():
-                cancelled = sa.and_(
-                    STUDIES.c.study_instance_uid == instance.study_instance_uid, STUDIES.c.state == CANCELLED
-                )
-                if connection.execute(sa.select(sa.literal(1)).where(cancelled)).first():
+            connection.execute(self.upsert_of(INSTANCES, keep=("received_at",)), row)
+            if connection.execute(_IS_TO_READ, {"uid": instance.sop_instance_uid}).first():
+                if connection.execute(_IS_CANCELLED, {"uid": instance.study_instance_uid}).first():
                     return
                 connection.execute(self.upsert(STUDIES, study, keep=["first_received_at"]))
 

@@ -1,5 +1,6 @@
 """The database that the index is in: SQLite file or PostgreSQL."""
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ class Database:
     def __init__(self, url: str) -> None:
         """Open the database at an SQLAlchemy URL, and make the tables that are missing."""
         self._engine = open_database(url)
+        self._shared = threading.local()
+        self._upserts: dict[tuple[str, tuple[str, ...]], Any] = {}
 
     def close(self) -> None:
         """Give the connections back."""
@@ -27,9 +30,38 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[sa.Connection]:
-        """Give a connection for one transaction."""
+        """Give a connection for one transaction, or that of the block around it."""
+        connection = getattr(self._shared, "connection", None)
+        if connection is not None:
+            yield connection
+            return
         with self._engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make all that this thread changes in the block one transaction."""
+        with self._engine.begin() as connection:
+            self._shared.connection = connection
+            try:
+                yield
+            finally:
+                self._shared.connection = None
+
+    def upsert_of(self, table: sa.Table, *, keep: tuple[str, ...] = ()) -> Any:
+        """Return what `upsert` does as a statement that takes its row when it is carried out.
+
+        It is made once: for a short row, that is most of the work.
+        """
+        name = (table.name, keep)
+        if name not in self._upserts:
+            dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+            key = [column.name for column in table.primary_key]
+            statement = dialect.insert(table)
+            others = [column.name for column in table.columns if column.name not in {*key, *keep}]
+            changed = {other: statement.excluded[other] for other in others}
+            self._upserts[name] = statement.on_conflict_do_update(index_elements=key, set_=changed)
+        return self._upserts[name]
 
     def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
         """Return the statement that inserts a row, or updates all but its key and the columns to keep."""
@@ -48,12 +80,12 @@ def open_database(url: str) -> sa.Engine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     METADATA.create_all(engine)
-    _add_missing_columns(engine)
+    _add_what_is_missing(engine)
     return engine
 
 
-def _add_missing_columns(engine: sa.Engine) -> None:
-    """Bring the tables of an earlier version up to date: a new column of theirs has a default, or is NULL."""
+def _add_what_is_missing(engine: sa.Engine) -> None:
+    """Bring the tables of an earlier version up to date: a new column has a default, or is NULL."""
     known = sa.inspect(engine)
     for table in METADATA.sorted_tables:
         there = {column["name"] for column in known.get_columns(table.name)}
@@ -62,6 +94,9 @@ def _add_missing_columns(engine: sa.Engine) -> None:
             # Two processes may both find it missing.
             with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError), engine.begin() as connection:
                 connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN {definition}'))
+        for index in table.indexes:
+            with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError):
+                index.create(engine, checkfirst=True)
 
 
 def sqlite_url(path: Path) -> str:

@@ -103,8 +103,9 @@ class Deliveries(Database):
             return [_delivery(dict(row)) for row in connection.execute(query).mappings()]
 
     def next_due_at(self, destination: str) -> float | None:
-        """Return when the next thing is to be done for a destination; None where nothing waits."""
-        query = sa.select(sa.func.min(DELIVERIES.c.due_at)).where(DELIVERIES.c.destination == destination)
+        """Return when the next thing is to be done for a destination after now; None where nothing is."""
+        later = (DELIVERIES.c.destination == destination, DELIVERIES.c.due_at > time.time())
+        query = sa.select(sa.func.min(DELIVERIES.c.due_at)).where(*later)
         with self.connection() as connection:
             at: float | None = connection.execute(query).scalar_one()
             return at

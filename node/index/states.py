@@ -2,6 +2,7 @@
 
 RECEIVING, RETRYING, QUEUED, ANALYZED = "receiving", "retrying", "queued", "analyzed"
 CANCELLED = "cancelled"
+PURGING = "purging"
 # An archive said Success (delivered); it says that it keeps the object, or that it holds it (confirmed).
 PENDING, DELIVERED, CONFIRMED = "pending", "delivered", "confirmed"
 UNDELIVERABLE, WITHDRAWN = "undeliverable", "withdrawn"

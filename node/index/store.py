@@ -5,13 +5,16 @@ commands at the same time, so every change is one short transaction.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from node.index.arrivals import Arrivals
 from node.index.commitments import Commitments
+from node.index.database import sqlite_url
 from node.index.deliveries import Deliveries
+from node.index.leaving import Leaving
 from node.index.outcomes import Outcomes
 from node.index.states import ANALYZED, CANCELLED, PENDING, QUEUED, RECEIVING, RETRYING
 from node.index.stories import Stories
@@ -20,7 +23,7 @@ from node.index.tables import DELIVERIES, OBJECTS, RUNS, STUDIES
 SUPERSEDED = "superseded"
 
 
-class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
+class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories, Leaving):
     """The node's tables in one database (SQLite file or PostgreSQL)."""
 
     def finish_run(self, run_id: str, study_instance_uid: str, job_id: str) -> Mapping[str, int]:
@@ -44,7 +47,7 @@ class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
         return {reason: number for reason, number in withdrawn.items() if number}
 
     def cancel_study(self, study_instance_uid: str) -> int | None:
-        """End a study whatever its state, and take back what was not sent of it; None where there is none.
+        """Take back what was not sent of a study, and end it if it is not read yet; None where there is none.
 
         Returns how many deliveries were taken back; the story of the study tells it too.
         """
@@ -52,8 +55,9 @@ class Index(Arrivals, Outcomes, Deliveries, Commitments, Stories):
         runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
         values = {"state": CANCELLED, "outcome": "", "reason": "cancelled by command"}
         with self.connection() as connection:
-            if not connection.execute(sa.update(STUDIES).where(study).values(values)).rowcount:
+            if connection.execute(sa.select(STUDIES.c.state).where(study)).first() is None:
                 return None
+            connection.execute(sa.update(STUDIES).where(study, STUDIES.c.state != ANALYZED).values(values))
             withdrawn = self.withdraw(connection, runs, CANCELLED)
         self.record_event(study_instance_uid, "study_cancelled", {"withdrawn": withdrawn})
         return withdrawn
@@ -81,3 +85,14 @@ def _superseded_by(run_id: str) -> Any:
         earlier.c.planned_at < later.c.planned_at,
         sa.exists().where(OBJECTS.c.run_id == later.c.run_id),
     )
+
+
+def index_path(data: Path) -> Path:
+    """Return the file that holds the index of a node's data folder."""
+    return data / "index.sqlite"
+
+
+def open_index(data: Path) -> Index:
+    """Open the index of a node's data folder, making both where they are missing."""
+    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Index(sqlite_url(index_path(data)))

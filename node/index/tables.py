@@ -36,7 +36,7 @@ RUNS = sa.Table(
     METADATA,
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("job_id", sa.String(64), nullable=False, index=True),
-    sa.Column("study_instance_uid", sa.String(64), nullable=False),
+    sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),
     sa.Column("series_instance_uid", sa.String(64), nullable=False),
     sa.Column("pipeline", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False, default="", index=True),
@@ -87,6 +87,8 @@ DELIVERIES = sa.Table(
     sa.Column("confirm_by", sa.String(16), nullable=False, server_default=""),
     sa.Column("questions", sa.Integer, nullable=False, server_default="0"),
     sa.Column("transaction_uid", sa.String(64), nullable=False, server_default="", index=True),
+    # Each outbox looks twice a second for what is due: of all that was ever delivered, that is little.
+    sa.Index("ix_deliveries_due", "destination", "due_at"),
 )
 # How a destination stands, beyond its configuration.
 LINES = sa.Table(

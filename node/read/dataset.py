@@ -14,7 +14,6 @@ from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -25,6 +24,8 @@ from pydicom.uid import (
 
 from node.domain.study import Instance
 from node.errors import DatasetError, OutOfResourcesError, PixelError, StoreError
+from node.header import read_file_meta
+from node.read.header_size import SMALL_BYTES, check_elements, check_header_size
 
 # pydicom and its decoders promise no exceptions of their own: damaged bytes surface as any of these.
 LIBRARY_ERRORS = (
@@ -45,10 +46,11 @@ LIBRARY_ERRORS = (
     zlib.error,
 )
 MAX_INFLATED_BYTES = 1 << 29
+# No honest file of this size needs more memory than any machine has.
+MODEST_BYTES = 1 << 26
 MAX_REASON_CHARACTERS = 300
 # Longer values stay in the file until they are asked for: pixels, private blobs.
 DEFER_BYTES = 1 << 16
-PREAMBLE_AND_GROUP_LENGTH_BYTES = 144
 
 # What pydicom complains of may quote a value, and thus a patient; our errors say what was wrong instead.
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -126,22 +128,32 @@ def read_with_pixels(instance: Instance, keywords: Sequence[str]) -> Dataset:
 def _read(instance: Instance, *, keywords: Sequence[str] = (), stop_before_pixels: bool = False) -> Dataset:
     uid, path = instance.sop_instance_uid, instance.path
     with dataset_faults(uid):
-        is_deflated = _is_deflated(path)
-        if is_deflated:
-            _check_inflated_size(uid, path)
-        dataset = dcmread(
-            path,
-            # pydicom looks for deferred values in the file, where a deflated one has none.
-            defer_size=None if is_deflated else DEFER_BYTES,
-            stop_before_pixels=stop_before_pixels,
-            force=True,
-            specific_tags=list(keywords) or None,
-        )
+        is_deflated = check_bounds(uid, path)
+        with _lies_told(uid, path):
+            dataset = dcmread(
+                path,
+                # pydicom looks for deferred values in the file, where a deflated one has none.
+                defer_size=None if is_deflated else DEFER_BYTES,
+                stop_before_pixels=stop_before_pixels,
+                force=True,
+                specific_tags=list(keywords) or None,
+            )
         # With `force`, pydicom makes tags of any bytes; rubbish gives none that the standard knows.
         if not keywords and not any(tag.group >= 8 and keyword_for_tag(tag) for tag in list(dataset.keys())):
             raise DatasetError(uid, "holds no DICOM attributes")
         _complete_transfer_syntax(dataset, instance)
     return dataset
+
+
+@contextmanager
+def _lies_told(uid: str, path: Path) -> Iterator[None]:
+    """Tell memory that is short from a small file that claims gigabytes, as it would on every try."""
+    try:
+        yield
+    except MemoryError as error:
+        if path.stat().st_size > MODEST_BYTES:
+            raise
+        raise DatasetError(uid, "an element claims to be far longer than the file") from error
 
 
 def _complete_transfer_syntax(dataset: FileDataset, instance: Instance) -> None:
@@ -154,19 +166,35 @@ def _complete_transfer_syntax(dataset: FileDataset, instance: Instance) -> None:
     dataset.file_meta.TransferSyntaxUID = UID(received or (ImplicitVRLittleEndian if is_implicit else native))
 
 
-def _is_deflated(path: Path) -> bool:
+def check_bounds(uid: str, path: Path) -> bool:
+    """Return whether a file is deflated; raises DatasetError where pydicom would make too much of it."""
+    start = _deflated_start(path)
+    if start is None:
+        check_header_size(uid, path)
+    else:
+        _check_inflated(uid, path, start)
+    return start is not None
+
+
+def _deflated_start(path: Path) -> int | None:
+    """Return where in the file a deflated data set begins; None for a data set that is not deflated.
+
+    By the elements of the meta, as pydicom finds it: a group length may lie, and lead past a bomb.
+    """
     with path.open("rb") as file:
-        return DeflatedExplicitVRLittleEndian.encode() in file.read(4096)
+        syntax = read_file_meta(file).transfer_syntax_uid
+        return file.tell() if syntax == DeflatedExplicitVRLittleEndian else None
 
 
-def _check_inflated_size(uid: str, path: Path) -> None:
+def _check_inflated(uid: str, path: Path, start: int) -> None:
     """Raise DatasetError where a few kilobytes would unfold into more than memory holds."""
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    inflater, pieces, size = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
     with path.open("rb") as file:
-        file.seek(PREAMBLE_AND_GROUP_LENGTH_BYTES + read_file_meta_info(path).FileMetaInformationGroupLength)
-        while packed := inflater.unconsumed_tail or file.read(DEFER_BYTES):
-            size += len(inflater.decompress(packed, DEFER_BYTES))
+        file.seek(start)
+        while not inflater.eof and (packed := inflater.unconsumed_tail or file.read(DEFER_BYTES)):
+            pieces.append(inflater.decompress(packed, DEFER_BYTES))
+            size += len(pieces[-1])
             if size > MAX_INFLATED_BYTES:
                 raise DatasetError(uid, f"inflates to more than {MAX_INFLATED_BYTES} bytes")
-            if inflater.eof:
-                return
+    if size > SMALL_BYTES:
+        check_elements(uid, b"".join(pieces))

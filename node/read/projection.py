@@ -7,9 +7,12 @@ import atexit
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import as_pixel_options, pixel_array
 from pydicom.uid import UID, RLELossless
@@ -17,6 +20,7 @@ from pydicom.uid import UID, RLELossless
 from node.domain.image import Image
 from node.domain.study import Instance
 from node.errors import PixelError
+from node.header import UNDEFINED
 from node.read.dataset import LIBRARY_ERRORS, pixel_faults, read_with_pixels
 from node.read.display import Counts, Stored, display_table
 from node.read.frame import check_frame_size
@@ -103,6 +107,7 @@ def _layout(uid: str, dataset: Dataset) -> _Layout:
     """Return the shape of the stored pixels; raises PixelError for everything that is no plain radiograph."""
     if "PixelData" not in dataset:
         raise PixelError(uid, "there is no Pixel Data")
+    _check_length(uid, dataset)
     photometric = str(dataset.get("PhotometricInterpretation", "")).strip()
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise PixelError(uid, f"Photometric Interpretation is {photometric or 'absent'}, expected grayscale")
@@ -123,6 +128,17 @@ def _layout(uid: str, dataset: Dataset) -> _Layout:
     has_foreign_bits = is_native or dataset.file_meta.TransferSyntaxUID == RLELossless
     is_signed = int(dataset.get("PixelRepresentation", 0)) == 1
     return _Layout(rows, columns, Stored(allocated, stored, high_bit, is_signed, has_foreign_bits))
+
+
+def _check_length(uid: str, dataset: Dataset) -> None:
+    """Raise PixelError where the pixels would be longer than the file: room would be made for all of them."""
+    element = cast(DataElement | RawDataElement, dataset.get_item("PixelData", keep_deferred=True))
+    if not isinstance(element, RawDataElement) or element.value is not None or element.length == UNDEFINED:
+        return
+    size = Path(str(getattr(dataset, "filename", ""))).stat().st_size
+    if element.length > size:
+        reason = f"the pixel data cannot be decoded: {element.length} bytes in a file of {size}"
+        raise PixelError(uid, reason)
 
 
 def _decode(uid: str, dataset: Dataset, layout: _Layout) -> Words:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 
 from node.header import PREAMBLE_BYTES, UNDEFINED
+from node.read.dataset import check_bounds
 from node.read.scan import FLOAT_PIXEL_DATA, Element, Head, UnfitError, scan_head
 
 Elements = MutableMapping[BaseTag, DataElement | RawDataElement]
@@ -23,12 +24,13 @@ def read_selected(path: Path, keywords: Sequence[str]) -> Dataset:
     """Return the named attributes from before the pixel data; the file meta too.
 
     It is what `dcmread` returns of these `specific_tags`, in a third of the time for most images.
-    Raises what pydicom raises.
+    Raises what pydicom raises, and DatasetError for a header that is too long.
     """
     wanted = _tags(tuple(keywords))
     found = scan_head(path, lambda head: _select(path, head, wanted))
     if found is not None:
         return found
+    check_bounds(path.name, path)
     return dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(keywords))
 
 

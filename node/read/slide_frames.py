@@ -16,7 +16,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 
 from node.domain.study import Instance
 from node.errors import DatasetError, PixelError
-from node.read.dataset import DEFER_BYTES, dataset_faults
+from node.read.dataset import DEFER_BYTES, check_bounds, dataset_faults
 
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 ITEM, SEQUENCE_DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
@@ -81,6 +81,7 @@ def read_tiled_header(instance: Instance) -> tuple[FileDataset, int]:
     """
     uid = instance.sop_instance_uid
     with dataset_faults(uid), instance.path.open("rb") as file:
+        check_bounds(uid, instance.path)
         header = dcmread(file, stop_before_pixels=True, force=True, defer_size=DEFER_BYTES)
         position = file.tell()
         syntax = UID(header.file_meta.get("TransferSyntaxUID") or instance.transfer_syntax_uid)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import structlog
+from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
@@ -23,7 +24,6 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 from node.commitment import PUSH_MODEL
 from node.errors import ConfigurationError, TlsError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.receive.commitment import CommitmentDesk
 from node.receive.incoming import Reception, log_of, report, request_of
 from node.receive.negotiation import (
     TOO_MANY,
@@ -47,7 +47,16 @@ STOP_POLL_S = 0.1
 SPARE_CONNECTIONS = 32
 
 Ended = Literal["released", "aborted"]
-"""Answers an N-ACTION of storage commitment with its status, in the association's thread (PS3.4 J.3.2)."""
+
+
+class Commitment(Protocol):
+    """Answers the messages of storage commitment, in the association's thread (PS3.4 J.3)."""
+
+    def take_request(self, event: Any) -> tuple[Dataset | int, Dataset | None]:
+        """Return the answer to a request (N-ACTION)."""
+
+    def take_report(self, event: Any) -> tuple[Dataset | int, Dataset | None]:
+        """Return the answer to an archive's report (N-EVENT-REPORT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ class Extras:
     commitment is not offered.
     """
 
-    commitment: CommitmentDesk | None = None
+    commitment: Commitment | None = None
     tls: Callable[[], ssl.SSLContext] | None = None
     bound: socket.socket | None = None
 
@@ -115,9 +124,9 @@ class DimseListener:
         settings = self._settings
         handlers: list[Any] = [(evt.EVT_REQUESTED, self._negotiate), (evt.EVT_ACCEPTED, _log_accepted)]
         handlers.append((evt.EVT_RELEASED, lambda event: self._end(event.assoc)))
-        if desk := self._extras.commitment:
-            handlers.append((evt.EVT_N_ACTION, desk.take_request))
-            handlers.append((evt.EVT_N_EVENT_REPORT, desk.take_report))
+        if commitment := self._extras.commitment:
+            handlers.append((evt.EVT_N_ACTION, commitment.take_request))
+            handlers.append((evt.EVT_N_EVENT_REPORT, commitment.take_report))
         try:
             server = self._entity().make_server(
                 (settings.host, settings.port),
@@ -151,6 +160,11 @@ class DimseListener:
     def port(self) -> int:
         """The port it listens on, which the system chose where the settings say 0."""
         return int(self._server.server_address[1]) if self._server else self._settings.port
+
+    @property
+    def is_idle(self) -> bool:
+        """Is no connection open?"""
+        return not self._connections
 
     def stop(self) -> None:
         """Take no new association, let the open ones finish for a while, abort what is left."""
@@ -190,6 +204,8 @@ class DimseListener:
                 self._changed.notify_all()
 
     def _serve(self, handler: "_RequestHandler") -> None:
+        if self._extras.tls and not self._settings.admits(str(handler.client_address[0])):
+            raise TlsError("host not allowed")  # no handshake for who would be turned away after it
         handler.secure(self._extras.tls, self._settings.read_timeout_s)
         association = handler.new_association(self._limits)
         reception = association.dimse = Reception(association, self)

@@ -80,6 +80,7 @@ class Reception(DIMSEServiceProvider):
         # Called and calling AE title, from the moment it was let in until its end was told.
         self.titles: tuple[str, str] | None = None
         self.study_instance_uids: set[str] = set()
+        self._log: FilteringBoundLogger | None = None
         self.stored = 0
         self.refused = 0
 
@@ -206,7 +207,8 @@ class Reception(DIMSEServiceProvider):
         self.study_instance_uids.add(stored.instance.study_instance_uid)
         self._desk.on_stored(stored)
         self.stored += 1
-        log_of(self.assoc).info(
+        self._log = self._log or log_of(self.assoc)
+        self._log.info(
             "instance_stored",
             is_new=stored.is_new,
             study_instance_uid=stored.instance.study_instance_uid,

@@ -80,6 +80,7 @@ class Line(AssociationSocket):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._send_timeout_s = send_timeout_s
+        self.is_broken = False
         self._lock = threading.Lock()
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
@@ -101,7 +102,7 @@ class Line(AssociationSocket):
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         happened = self._poll.poll(max(0.0, timeout_s) * 1000)
-        with contextlib.suppress(BlockingIOError):
+        if any(descriptor == self._waker for descriptor, _ in happened):
             os.eventfd_read(self._waker)
         return bool(happened)
 
@@ -113,6 +114,8 @@ class Line(AssociationSocket):
 
     def send(self, bytestream: bytes) -> None:
         """Send all of it; a peer that does not take it in time is taken for gone."""
+        if self.is_broken:
+            return
         left = memoryview(bytestream)
         deadline = time.monotonic() + self._send_timeout_s
         try:
@@ -123,6 +126,7 @@ class Line(AssociationSocket):
                     self._wait_to_send(deadline, fault)
             evt.trigger(self.assoc, evt.EVT_DATA_SENT, {"data": bytestream})
         except OSError:
+            self.is_broken = True
             self.event_queue.put(CLOSED)
 
     def _wait_to_send(self, deadline: float, fault: OSError) -> None:
@@ -265,7 +269,11 @@ class UpperLayer(DULServiceProvider):
                 self._messages.take(item)
             else:
                 raise PduError(UNEXPECTED_PDU, "P-DATA outside of an association")
-            if self.state_machine.current_state == AWAITING_CLOSE or not self.is_alive():
+            if (
+                self.state_machine.current_state == AWAITING_CLOSE
+                or self.line.is_broken
+                or not self.is_alive()
+            ):
                 return
 
     def _take_pdu(self, encoded: bytes) -> None:

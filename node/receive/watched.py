@@ -90,11 +90,7 @@ class FolderListener:
         """Begin to watch; raises ConfigurationError where the folder cannot be used."""
         path = self._settings.path
         try:
-            for folder in (path, path / DONE, path / REJECTED):
-                folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-                os.close(os.open(folder, OPEN_FOLDER))
-                if not os.access(folder, os.W_OK):
-                    raise PermissionError(13, "it cannot be written to")
+            make_folders(path)
         except OSError as fault:
             name = f"receive.folders.{self._settings.name}.path"
             raise ConfigurationError([f"{name}: {path} cannot be used: {fault.strerror}"]) from fault
@@ -219,6 +215,15 @@ class FolderListener:
             free = next(one for one in _numbered(name) if not _exists(one, target))
             os.rename(name, free, src_dir_fd=folder, dst_dir_fd=target)
             return free
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder to watch, and ours in it; raises OSError where they cannot be used."""
+    for folder in (path, path / DONE, path / REJECTED):
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        os.close(os.open(folder, OPEN_FOLDER))
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "it cannot be written to")
 
 
 def _signature(found: os.stat_result) -> _Signature:

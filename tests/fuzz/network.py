@@ -11,13 +11,15 @@ from random import Random
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from tests.doors import SIGHTLINE, opening
+from node.journal import BATCH_BYTES
+from node.storage import Storage
+from tests.doors import ANY_DISK, SIGHTLINE, opening
 from tests.fuzz.mutation import mutate
 from tests.fuzz.seeds import Seed
 from tests.instances import CT, EXPLICIT, encode_dataset, write_instance
 from tests.peers import LOOPBACK, wait_until
 
-NAME = re.compile(r"instances/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\.dcm")
+NAME = re.compile(r"journal/fuzz/\d+\.segment|instances/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+\.dcm")
 ANSWER_S = 0.05
 SEPARATOR = b"-PDU-"
 ASSOCIATE_RQ, ASSOCIATE_AC, P_DATA = b"\1", b"\2", b"\4"
@@ -28,8 +30,11 @@ class Receiver:
 
     def __init__(self, _seeds: list[Seed], folder: Path) -> None:
         self._stack, self._folder = ExitStack(), folder / "spool"
+        storage = Storage(self._folder / "data", ANY_DISK)
+        storage.open_journal("fuzz", BATCH_BYTES)
+        self._stack.callback(storage.close_journal)
         open_door = self._stack.enter_context(opening(self._folder))
-        self._door = open_door(read_timeout_s=0.3, idle_timeout_s=0.5, max_associations=64)
+        self._door = open_door(storage, read_timeout_s=0.3, idle_timeout_s=0.5, max_associations=64)
         path = write_instance(folder / "good.dcm", encode_dataset(pixels=bytes(3000)))
         self._store, self._echo = _record(self._door.port, path), _record(self._door.port, None)
         self._faults: list[str] = []

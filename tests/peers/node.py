@@ -33,6 +33,7 @@ class Node:
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         """Write the configuration; the ports, the data folder and loopback are filled in."""
         self.ae_title = AE_TITLE
+        self.processes = 1
         self.host = LOOPBACK
         self.port, self.web_port = free_ports(2)
         self.folder = folder
@@ -59,6 +60,8 @@ class Node:
 
     def start(self, hold_at: Mapping[str, str] | None = None) -> None:
         """Start the node, wait until it is ready; `hold_at` are fields of the log record to stop dead at."""
+        # What a receiver process logs, it logs by itself: no trip wire is in it.
+        self.configure({"receive": {"processes": 0 if hold_at else self.processes}})
         module = ["node.cli"] if hold_at is None else ["tests.peers.node", json.dumps(hold_at)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(

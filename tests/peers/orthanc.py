@@ -37,6 +37,15 @@ class Orthanc:
         )
         return json.loads(answer)
 
+    def ask_commitment(self, instances: Iterable[tuple[str, str]], modality: str = "node") -> str:
+        """Ask one of its peers to keep instances (SOP class, SOP instance); returns an identifier."""
+        body = json.dumps({"DicomInstances": [list(one) for one in instances]}).encode()
+        return json.loads(self._ask("POST", f"/modalities/{modality}/storage-commitment", body))["ID"]
+
+    def commitment(self, identifier: str) -> dict[str, Any]:
+        """What its peer reported on a request: `Status`, and what is in it."""
+        return json.loads(self._ask("GET", f"/storage-commitment/{identifier}"))
+
     def stow_to(self, server: str, study_instance_uids: Iterable[str]) -> dict[str, Any]:
         """Have the plugin send whole studies to one of its servers by STOW-RS; its report."""
         resources = [self._study_id(uid) for uid in study_instance_uids]

@@ -16,7 +16,7 @@ from node.imaging.boxes import Boxes, Floats, Fused, Labels, Squeeze, clip, weig
 from node.imaging.intensity import prepare_radiograph
 from node.interfaces import Arrays, Engine
 
-BOXES, SCORES, LABELS = "boxes", "scores", "labels"
+BOXES, SCORES, LABELS, KINDS = "boxes", "scores", "labels", "kinds"
 
 ROUNDING = 1e-4
 """By how much float32 may leave 0–1."""
@@ -25,8 +25,9 @@ LEAST_SIDE_PX = 0.01
 """A box with a shorter side would be none in the picture, once rounded to float32."""
 
 Values = npt.NDArray[np.generic]
-Answer = tuple[Boxes, Floats, Labels]
-"""Boxes (n, 4) in pixels of the square, scores (n,), labels (n,), of one detector."""
+Answer = tuple[Boxes, Floats, Labels, Floats]
+"""Boxes (n, 4) in pixels of the square, scores (n,) and labels (n,) of one detector, and how likely each kind
+of lesion is (n, lesions), 0 of all where the label says it alone."""
 
 SIDE_BY_LUNG = {RIGHT_LUNG.value: RIGHT, LEFT_LUNG.value: LEFT}
 """What is no lesion, and the side of the patient that it tells."""
@@ -58,21 +59,25 @@ def find_places(image: Image, engine: Engine, model: str) -> list[Place]:
     """Return all that an ensemble of detectors sees on a radiograph, however unlikely, the surest first.
 
     It answers `boxes` (1, members, n, 4) in pixels of the square it is given, `scores` and `labels` (1,
-    members, n); a single detector has no axis of members. Label n is the n-th class of the card, what has
-    score 0 is padding. Members that call a lesion by different kinds mean the same one. Raises ModelError
-    where an answer is not that.
+    members, n), and perhaps `kinds` (1, members, n, lesions): how likely each kind of lesion is, 0 of all
+    where the label says it alone. A single detector has no axis of members. Label n is the n-th class of the
+    card, what has score 0 is padding. Members that call a lesion by different kinds mean the same one.
+    Raises ModelError where an answer is not that.
     """
     card = engine.card(model)
     rows, columns = image.pixels.shape[:2]
     squeeze = Squeeze((rows, columns), card.input_shape[-1])
     pixels = prepare_radiograph(image.pixels, squeeze.size)
     answers = _answers(model, card, engine.infer(model, {"image": pixels[np.newaxis, np.newaxis]}))
-    boxes, scores, labels = zip(*(_usable(*one, squeeze.size) for one in answers), strict=True)
-    lesions = [label for label, one in enumerate(card.classes, 1) if one.code.value not in SIDE_BY_LUNG]
-    fused = weighted_boxes(boxes, scores, labels, alike=lesions)
+    boxes, scores, labels, kinds = zip(*(_usable(*one, squeeze.size) for one in answers), strict=True)
+    fused = weighted_boxes(boxes, scores, labels, alike=_lesions(card), shares_by_member=kinds)
     in_picture = squeeze.to_picture(fused.boxes)
     places = [_place(card, fused, index, in_picture[index]) for index in range(len(fused))]
     return sorted(places, key=lambda one: -one.score.probability)
+
+
+def _lesions(card: ModelCard) -> list[int]:
+    return [label for label, one in enumerate(card.classes, 1) if one.code.value not in SIDE_BY_LUNG]
 
 
 def _answers(model: str, card: ModelCard, outputs: Arrays) -> Iterator[Answer]:
@@ -82,21 +87,27 @@ def _answers(model: str, card: ModelCard, outputs: Arrays) -> Iterator[Answer]:
     _require(model, BOXES, given, (1, *counts, 4))
     _require(model, SCORES, outputs.get(SCORES), (1, *counts))
     _require(model, LABELS, outputs.get(LABELS), (1, *counts))
+    lesions = len(_lesions(card))
+    if KINDS in outputs:
+        _require(model, KINDS, outputs[KINDS], (1, *counts, lesions))
     boxes = np.asarray(given, np.float32).reshape(-1, counts[-1], 4)
     scores = np.asarray(outputs[SCORES], np.float32).reshape(boxes.shape[:2])
     labels = np.asarray(outputs[LABELS], np.int64).reshape(boxes.shape[:2])
-    if not ((scores >= -ROUNDING) & (scores <= 1 + ROUNDING)).all():
-        raise ModelError(model, f"output {SCORES} holds values outside 0–1")
+    none = np.zeros((*boxes.shape[:2], lesions), np.float32)
+    kinds = np.asarray(outputs.get(KINDS, none), np.float32).reshape(none.shape)
+    for name, values in ((SCORES, scores), (KINDS, kinds)):
+        if not ((values >= -ROUNDING) & (values <= 1 + ROUNDING)).all():
+            raise ModelError(model, f"output {name} holds values outside 0–1")
     if not ((labels >= 1) & (labels <= len(card.classes)))[scores > 0].all():
         raise ModelError(model, f"output {LABELS} names a class that its card does not have")
-    return zip(boxes, np.clip(scores, 0, 1), labels, strict=True)
+    return zip(boxes, np.clip(scores, 0, 1), labels, np.clip(kinds, 0, 1), strict=True)
 
 
-def _usable(boxes: Boxes, scores: Floats, labels: Labels, size: int) -> Answer:
+def _usable(boxes: Boxes, scores: Floats, labels: Labels, kinds: Floats, size: int) -> Answer:
     """Return the boxes of one member that have a score, and some extent on the square."""
     clipped = clip(boxes, (size, size))
     is_box = (scores > 0) & ((clipped[:, 2:] - clipped[:, :2]).min(axis=1) >= LEAST_SIDE_PX)
-    return clipped[is_box], scores[is_box], labels[is_box]
+    return clipped[is_box], scores[is_box], labels[is_box], kinds[is_box]
 
 
 def _require(model: str, name: str, values: Values | None, shape: tuple[int, ...]) -> None:
