@@ -315,7 +315,7 @@ class Steps:
             made_at=datetime.fromisoformat(run["planned_at"]),
             priority=triage.prioritize(findings, self._parts.triage_rules),
             images=read_pictures(self._run_series(run).instances, findings.shown_frames, findings.window),
-            predecessors=self._predecessors(run),
+            predecessors=self._predecessors(run, folder),
         )
         sources = [Path(path) for path in run["paths"]]
         profiles = [self._parts.profiles[name] for name in run["destinations"]] or [DEFAULT_PROFILE]
@@ -324,12 +324,12 @@ class Steps:
             raise self._quarantine(run, made.quarantined)
         return made.objects
 
-    def _predecessors(self, run: Json) -> tuple[Predecessor, ...]:
-        """Return the objects of the last earlier run over the same images, which those of this supersede."""
+    def _predecessors(self, run: Json, folder: Path) -> tuple[Predecessor, ...]:
+        """Return the objects of the last earlier reading of the same images, which these supersede."""
         columns = ("series_instance_uid", "sop_class_uid", "sop_instance_uid")
         return tuple(
             Predecessor(Kind(row["kind"]), run["study_instance_uid"], *(row[name] for name in columns))
-            for row in self._index.superseded_objects(run["run_id"])
+            for row in self._index.superseded_objects(run["run_id"], folder)
         )
 
     def _quarantine(self, run: Json, quarantined: Sequence[Quarantined]) -> ConformanceError:

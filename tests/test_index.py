@@ -139,6 +139,30 @@ def test_objects_of_an_earlier_try_are_replaced_with_their_deliveries(index):
     assert index.counts()[PENDING] == 1
 
 
+def test_objects_of_another_outcome_that_an_archive_has_are_superseded_and_not_forgotten(index):
+    planned(index, "r1", 1)
+    index.record_objects("r1", objects("5.1", "5.2"))
+    index.record_delivery(["5.1"], "pacs", DELIVERED)
+    new = [one | {"path": f"/new/{one['sop_instance_uid']}"} for one in objects("5.3")]
+
+    told_while_made = [one["sop_instance_uid"] for one in index.superseded_objects("r1", Path("/new"))]
+    index.record_objects("r1", new)
+
+    assert told_while_made == superseded(index, "r1") == ["5.1"]
+    assert [item["sop_instance_uid"] for item in index.objects("r1")] == ["5.3"]
+    assert index.result_paths({"5.1", "5.2"}).keys() == {"5.1"}
+    assert index.counts()[PENDING] == 1
+
+
+def test_the_same_outcome_again_supersedes_nothing(index):
+    planned(index, "r1", 1)
+    same = [one | {"path": f"/same/{one['sop_instance_uid']}"} for one in objects("5.1")]
+    index.record_objects("r1", same)
+    index.record_delivery(["5.1"], "pacs", DELIVERED)
+
+    assert index.superseded_objects("r1", Path("/same")) == []
+
+
 def test_seconds_of_stages_add_up_to_one_record(index):
     index.record_run(run())
 

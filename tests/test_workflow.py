@@ -1,17 +1,22 @@
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from node.assembly import QUIET, Evidence
 from node.deliver.outbox import Outbox, Outlet
 from node.domain.delivery import Receipt, Reception
-from node.errors import OutOfResourcesError
+from node.domain.findings import Findings
+from node.domain.study import Series
+from node.errors import OutOfResourcesError, PixelError
 from node.index import Index, sqlite_url
+from node.interfaces import Engine
 from node.workflow import ANALYSIS_ATTEMPTS, Workflow
 from tests.destinations import FakeDestination
 from tests.peers import wait_until
-from tests.test_steps import Bench, BrokenPipeline
+from tests.test_steps import CLASSIFIER, Bench, BrokenPipeline
 
 
 class Durable(Bench):
@@ -112,6 +117,41 @@ def test_a_retry_reads_again_and_sends_nothing_twice(bench: Durable) -> None:
     wait_until(lambda: events(bench, uid).count("finish_finished") == 2, "it was read again")
     assert bench.wait_for_state(uid, "done")["outcome"] == "findings"
     assert len(bench.destination.taken) == 3
+
+
+@dataclass(frozen=True)
+class BrokenOnce:
+    """A pipeline that breaks as long as its file is there."""
+
+    broken: Path
+    model: str = CLASSIFIER.model
+
+    def analyze(self, series: Series, engine: Engine) -> Findings:
+        if self.broken.exists():
+            raise PixelError(series.series_instance_uid, "cannot be decoded")
+        return CLASSIFIER.analyze(series, engine)
+
+
+def test_a_failure_that_was_delivered_is_superseded_by_the_findings_of_a_retry(bench: Durable) -> None:
+    broken = bench.folder / "broken"
+    broken.touch()
+    bench.stop()
+    bench.use(BrokenOnce(broken))
+    bench.launch()
+    uid = bench.receive("PA")
+    bench.assemble()
+    assert bench.wait_for_state(uid, "done")["outcome"] == "failed"
+    failed = {str(dcmread(path).SOPInstanceUID) for path in bench.destination.taken}
+
+    broken.unlink()
+    bench.index.reopen_study(uid)
+    bench.assemble()
+    wait_until(lambda: events(bench, uid).count("finish_finished") == 2, "it was read again")
+
+    account = bench.wait_for_state(uid, "done")
+    assert account["outcome"] == "findings"
+    assert set(account["runs"][0]["supersedes"]) == failed
+    assert not failed & {item["sop_instance_uid"] for item in account["runs"][0]["objects"]}
 
 
 def test_a_study_noted_but_not_begun_is_taken_up_at_the_next_start(bench: Durable) -> None:

@@ -7,12 +7,17 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from node.index.database import Database, Json
-from node.index.states import PENDING, UNDELIVERABLE, WITHDRAWN
+from node.index.states import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, WITHDRAWN
 from node.index.tables import (
     DELIVERIES,
     OBJECTS,
     QUARANTINE,
     RUNS,
+)
+
+SENT = (DELIVERED, CONFIRMED)
+IS_SENT = sa.exists().where(
+    DELIVERIES.c.sop_instance_uid == OBJECTS.c.sop_instance_uid, DELIVERIES.c.state.in_(SENT)
 )
 
 
@@ -35,7 +40,8 @@ class Outcomes(Database):
     def record_objects(self, run_id: str, objects: Sequence[Json]) -> None:
         """Record the objects of a run, in place of earlier ones, each with its `destinations`.
 
-        What was given up or taken back of the same objects waits again: the run was asked for again.
+        Earlier ones that an archive has are kept as replaced, others forgotten. What was given up or taken
+        back of the same objects waits again: the run was asked for again.
         """
         now = time.time()
         new = {"state": PENDING, "at": now, "queued_at": now, "due_at": now}
@@ -44,11 +50,18 @@ class Outcomes(Database):
             OBJECTS.c.run_id == run_id, OBJECTS.c.sop_instance_uid.not_in(uids)
         )
         with self.connection() as connection:
-            connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(replaced)))
-            connection.execute(sa.delete(OBJECTS).where(OBJECTS.c.sop_instance_uid.in_(replaced)))
+            unsent = DELIVERIES.c.state.not_in(SENT)
+            connection.execute(
+                sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(replaced), unsent)
+            )
+            forgotten = sa.and_(OBJECTS.c.sop_instance_uid.in_(replaced), ~IS_SENT)
+            connection.execute(sa.delete(OBJECTS).where(forgotten))
+            kept = OBJECTS.c.sop_instance_uid.in_(replaced)
+            connection.execute(sa.update(OBJECTS).where(kept).values(is_replaced=True))
             for item in objects:
                 columns = {name: item[name] for name in item if name != "destinations"}
-                connection.execute(self.upsert(OBJECTS, {**columns, "run_id": run_id}))
+                row = {**columns, "run_id": run_id, "is_replaced": False}
+                connection.execute(self.upsert(OBJECTS, row))
                 for name in item["destinations"]:
                     row = {"sop_instance_uid": item["sop_instance_uid"], "destination": name}
                     connection.execute(self.upsert(DELIVERIES, row | new, keep=new))
@@ -63,8 +76,18 @@ class Outcomes(Database):
             for item in objects:
                 connection.execute(self.upsert(QUARANTINE, {**item, "run_id": run_id}))
 
-    def superseded_objects(self, run_id: str) -> list[Json]:
-        """Return the objects of the last run before this one by the same pipeline over the same subject."""
+    def superseded_objects(self, run_id: str, folder: Path | None = None) -> list[Json]:
+        """Return the objects of the last reading before this one by the same pipeline of the same subject.
+
+        That is this run, where it had another outcome that an archive has, else the run before. While the new
+        objects are made, of this run all count that are not in their `folder`.
+        """
+        elsewhere = (
+            sa.not_(OBJECTS.c.path.startswith(f"{folder}/", autoescape=True)) if folder else sa.false()
+        )
+        own = sa.select(OBJECTS).where(
+            OBJECTS.c.run_id == run_id, sa.or_(OBJECTS.c.is_replaced, sa.and_(elsewhere, IS_SENT))
+        )
         mine = sa.select(RUNS).where(RUNS.c.run_id == run_id).subquery()
         same = [RUNS.c[name] == mine.c[name] for name in ("study_instance_uid", "pipeline", "subject")]
         earlier = (
@@ -74,9 +97,13 @@ class Outcomes(Database):
             .order_by(RUNS.c.planned_at.desc())
             .limit(1)
         )
-        query = sa.select(OBJECTS).where(OBJECTS.c.run_id == earlier.scalar_subquery())
+        query = sa.select(OBJECTS).where(
+            OBJECTS.c.run_id == earlier.scalar_subquery(), sa.not_(OBJECTS.c.is_replaced)
+        )
         with self.connection() as connection:
-            return [dict(row) for row in connection.execute(query.order_by(OBJECTS.c.kind)).mappings()]
+            rows = connection.execute(own.order_by(OBJECTS.c.kind)).mappings().all()
+            rows = rows or connection.execute(query.order_by(OBJECTS.c.kind)).mappings().all()
+            return [dict(row) for row in rows]
 
     def runs(self, job_id: str) -> list[Json]:
         """Return the runs of a job, each with its `objects`, the `quarantined`, and what it `supersedes`."""
@@ -101,7 +128,8 @@ class Outcomes(Database):
 
     def objects(self, run_id: str) -> list[Json]:
         """Return the result objects of a run, each with its `deliveries`."""
-        query = sa.select(OBJECTS).where(OBJECTS.c.run_id == run_id).order_by(OBJECTS.c.kind)
+        current = sa.and_(OBJECTS.c.run_id == run_id, sa.not_(OBJECTS.c.is_replaced))
+        query = sa.select(OBJECTS).where(current).order_by(OBJECTS.c.kind)
         with self.connection() as connection:
             objects = [dict(row) for row in connection.execute(query).mappings()]
             for item in objects:

@@ -58,6 +58,8 @@ OBJECTS = sa.Table(
     sa.Column("series_instance_uid", sa.String(64), nullable=False),
     sa.Column("sop_class_uid", sa.String(64), nullable=False),
     sa.Column("path", sa.Text, nullable=False),
+    # By those of another outcome of the same run, after an archive had them.
+    sa.Column("is_replaced", sa.Boolean, nullable=False, default=False),
 )
 QUARANTINE = sa.Table(
     "quarantine",
