@@ -27,7 +27,7 @@ from node.steps import Steps, derived_id
 from node.telemetry import Metrics
 
 # Raise it when the order of steps changes: work of another version is left to the node that began it.
-VERSION = "1"
+VERSION = "2"
 STUDIES_QUEUE, RUNS_QUEUE = "studies", "runs"
 QUEUE_PRIORITIES = {Priority.STAT.value: 1, Priority.URGENT.value: 2, Priority.ROUTINE.value: 3}
 POLLING_INTERVAL_S = 0.2

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateColumn
 
 from node.index.tables import METADATA
 
@@ -80,23 +79,7 @@ def open_database(url: str) -> sa.Engine:
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
     METADATA.create_all(engine)
-    _add_what_is_missing(engine)
     return engine
-
-
-def _add_what_is_missing(engine: sa.Engine) -> None:
-    """Bring the tables of an earlier version up to date: a new column has a default, or is NULL."""
-    known = sa.inspect(engine)
-    for table in METADATA.sorted_tables:
-        there = {column["name"] for column in known.get_columns(table.name)}
-        for column in (one for one in table.columns if one.name not in there):
-            definition = CreateColumn(column).compile(dialect=engine.dialect)
-            # Two processes may both find it missing.
-            with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError), engine.begin() as connection:
-                connection.execute(sa.text(f'ALTER TABLE "{table.name}" ADD COLUMN {definition}'))
-        for index in table.indexes:
-            with suppress(sa.exc.OperationalError, sa.exc.ProgrammingError):
-                index.create(engine, checkfirst=True)
 
 
 def sqlite_url(path: Path) -> str:
