@@ -26,6 +26,7 @@ GIB = 1 << 30
 MARGIN_GIB, FILL_GIB = 3, 5
 """The watermark lies so far below what is free at the start, and so much fills the disk up to it."""
 ASSEMBLY = {"quiet_period_s": 0.8, "settle_period_s": 0.2}
+RECEIVE = {"processes": 2}
 FINISHED = frozenset({"done", "undeliverable"})
 
 
@@ -178,7 +179,7 @@ def set_scene(plan: Plan, folder: Path, nursery: Nursery) -> Iterator[Scene]:
     with ExitStack() as stack:
         archive = MortalOrthanc(folder / "archive")
         settings = quick_settings(write_repository(folder / "repository"), archive, **ASSEMBLY)
-        settings |= {"workflow": {"workers": 2}} | ({"receive": watermark} if plan.full_for_s else {})
+        settings |= {"workflow": {"workers": 2}, "receive": RECEIVE | (watermark if plan.full_for_s else {})}
         # A report of a commitment that the node was not there to take is not waited for.
         settings["destinations"]["pacs"]["confirm_timeout_s"] = 2
         node = WarmNode(folder / "node", settings, nursery)
