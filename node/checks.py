@@ -15,7 +15,8 @@ from node.index import open_index
 from node.interfaces import models_of
 from node.parts import build_destination, build_engine
 from node.receive.watched import make_folders
-from node.settings import Configuration, DestinationSettings
+from node.receiver import listener_settings
+from node.settings import Configuration, DestinationSettings, ReceiveSettings
 from node.tls import DOORS, SOON_DAYS, check_certificate, client_context, tls_by_use
 
 OLDEST_PLAUSIBLE_TIME = 1_767_225_600  # 2026-01-01: a clock before this node was written is wrong
@@ -45,6 +46,15 @@ def check_machine(configuration: Configuration) -> Iterator[Check]:
     yield _checked("clock", _look_at_clock)
     for name, settings in configuration.destinations.items():
         yield _checked(f"destinations.{name}", partial(_look_at_destination, name, settings))
+        yield from check_reports(name, configuration)
+
+
+def check_reports(name: str, configuration: Configuration) -> Iterator[Check]:
+    """Yield whether a destination that is asked for storage commitment could report to the node."""
+    settings = configuration.destinations[name]
+    if settings.confirm == "commitment" and settings.host:
+        look = partial(_look_at_reports, settings, configuration.receive)
+        yield _checked(f"destinations.{name}.confirm", look)
 
 
 def check_start(configuration: Configuration, *, waits: bool = True) -> Iterator[Check]:
@@ -128,6 +138,26 @@ def _look_at_secret(variable: str, key: str) -> None:
 
 def _look_at_destination(name: str, settings: DestinationSettings) -> None:
     build_destination(name, settings).check()
+
+
+def _look_at_reports(settings: DestinationSettings, receive: ReceiveSettings) -> None:
+    """Raise unless the archive's reports of storage commitment would be let in."""
+    title, instead = settings.calling_ae_title, 'or confirm = "query"'
+    if title not in receive.application_entities:
+        raise OSError(
+            f"the archive reports to {title}, none of receive.application_entities: add it, {instead}"
+        )
+    with suppress(socket.gaierror):  # told by the destination's own check
+        hosts = {str(found[4][0]) for found in socket.getaddrinfo(settings.host, settings.port)}
+        if not any(listener_settings(receive).admits(host) for host in hosts):
+            raise OSError(
+                f"receive.allow_hosts keeps the archive's reports out: add {settings.host}, {instead}"
+            )
+    callers = receive.application_entities[title].allow_callers
+    if "*" not in callers and settings.ae_title not in callers:
+        raise OSError(
+            f"allow_callers of {title} keeps {settings.ae_title} out, which reports: add it, {instead}"
+        )
 
 
 def _look_at_clock() -> None:

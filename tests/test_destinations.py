@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from node.account import describe_study
+from node.checks import Check, check_reports
 from node.cli import app
+from node.config import check_configuration
 from node.deliver.outbox import Outlet
 from node.domain.delivery import Receipt, Reception
 from node.errors import StoreError
@@ -119,3 +121,27 @@ def test_a_cancelled_study_is_not_delivered(post: Post) -> None:
 def test_what_is_not_there_is_said_in_words(post: Post, words: tuple[str, ...]) -> None:
     with pytest.raises(StoreError, match=r"pcas: .*did you mean .*pacs|9\.9: no such study"):
         sightline(post, *words)
+
+
+@pytest.mark.parametrize(
+    ("receive", "destination", "problem"),
+    [
+        ({}, {}, "receive.allow_hosts keeps the archive's reports out: add 10.1.0.9"),
+        ({"allow_hosts": ["10.1.0.0/16"]}, {}, ""),
+        ({"allow_hosts": ["10.1.0.0/16"]}, {"calling_ae_title": "OTHER"}, "the archive reports to OTHER"),
+        ({}, {"confirm": "query"}, None),
+    ],
+)
+def test_reports_that_would_be_kept_out_are_told_by_check(
+    receive: dict[str, Any], destination: dict[str, Any], problem: str | None
+) -> None:
+    address = {"host": "10.1.0.9", "port": 104, "ae_title": "PACS"}
+    configuration = check_configuration({"receive": receive, "destinations": {"pacs": address | destination}})
+
+    (found,) = [
+        *check_reports("pacs", configuration),
+        *([Check("none", "")] if problem is None else []),
+    ]
+
+    assert found.problem.startswith(problem or "")
+    assert bool(found.problem) is bool(problem)

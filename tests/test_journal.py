@@ -2,6 +2,9 @@
 
 import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,7 @@ from node.header import FileMeta
 from node.journal import BLOCK_BYTES, Entry, Journal, records_in, replay
 from node.storage import Storage, Stored, Watermark
 from tests.instances import CT, EXPLICIT, encode_dataset
+from tests.peers import REPOSITORY
 
 SMALL = {"segment_bytes": 1 << 20, "max_segments": 2}
 
@@ -290,3 +294,64 @@ def test_an_instance_that_the_journal_could_not_take_leaves_nothing(tmp_path: Pa
 
     assert not [path for path in storage.root.rglob("*.*") if path.suffix != ".segment"]
     storage.close_journal()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from node.header import FileMeta
+from node.journal import Journal
+from node.storage import Storage, Watermark
+from tests.instances import CT, EXPLICIT, encode_dataset
+
+folder, stage = Path(sys.argv[1]), sys.argv[2]
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def sync(descriptor):
+    if stage == "before the sync":
+        die()
+    os.fdatasync(descriptor)
+    if stage == "before the name":
+        die()
+
+storage = Storage(folder, Watermark(used_percent=100, free_bytes=0))
+storage.journal = Journal(folder / "journal" / "0", folder, segment_bytes=1 << 20, sync=sync)
+with storage.new_instance(FileMeta(CT, "1.2.3.4.5", EXPLICIT)) as writer:
+    writer.write(encode_dataset(pixels=bytes(50_000)))
+    if stage == "before the commit":
+        die()
+    writer.commit()
+    die()
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "is_kept"),
+    [
+        ("before the commit", False),
+        ("before the sync", None),
+        ("before the name", True),
+        ("after the commit", True),
+    ],
+)
+@pytest.mark.parametrize("loses_power", [False, True])
+def test_killed_at_each_stage_an_instance_is_whole_or_not_there(
+    tmp_path: Path, stage: str, is_kept: bool | None, loses_power: bool
+) -> None:
+    command = [sys.executable, "-c", KILLED, tmp_path, stage]
+    assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == -signal.SIGKILL
+    if loses_power:  # which takes what was written and not synced
+        for path in tmp_path.rglob("*.*"):
+            if path.suffix != ".segment" and path.is_file():
+                path.write_bytes(b"")
+
+    storage = Storage(tmp_path)
+    storage.recover()
+
+    found = list(storage.instances())
+    assert not list(storage.incoming.iterdir())
+    assert is_kept is None or bool(found) is is_kept
+    assert all(one.path.read_bytes().endswith(encode_dataset(pixels=bytes(50_000))) for one in found)
+    assert list(tmp_path.glob("instances/*/*/*")) == [one.path for one in found]

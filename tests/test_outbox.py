@@ -74,8 +74,11 @@ def test_what_is_new_does_not_overtake_what_waits_for_an_archive_that_is_away(
 
     post.add("r2", "1.2")
     post.outbox.wake()
+    time.sleep(0.1)
+    calls = destination.calls
 
     post.wait_for({"1.1": DELIVERED, "1.2": DELIVERED})
+    assert calls == 1, "an archive that is away is left alone for a while"
     assert [path.stem for path in destination.taken] == ["1.1", "1.2"]
 
 
