@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where to work; what fails is kept there")
     arguments = parser.parse_args()
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-faults-"))
+    # Whoever stops it leaves nothing running: an exit goes through every end that was prepared.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     results: list[dict[str, Any]] = []
     with run_nursery() as nursery:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):

@@ -26,6 +26,8 @@ GIB = 1 << 30
 MARGIN_GIB, FILL_GIB = 3, 5
 """The watermark lies so far below what is free at the start, and so much fills the disk up to it."""
 ASSEMBLY = {"quiet_period_s": 0.8, "settle_period_s": 0.2}
+RECEIVE = {"processes": 2}
+SERVICE_S, MAX_ENDED = 0.5, 20
 FINISHED = frozenset({"done", "undeliverable"})
 
 
@@ -44,6 +46,7 @@ class Scene:
     _began_at: float = 0.0
     _again: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     _look_at_s: float = 0.0
+    _ended: int = 0
     _log_offset: int = 0
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -64,6 +67,7 @@ class Scene:
             self._watch_log()
             blows = [blow for blow in blows if not self._strike(blow)]
             self._start_again()
+            self._serve()
             next(fill, None)
             for sender in self.senders:
                 sender.step(self.now_s)
@@ -115,6 +119,19 @@ class Scene:
         self._again = [one for one in self._again if one[0] > self.now_s]
         for launch in due:
             launch()
+
+    def _serve(self) -> None:
+        """Start a node again that ended by itself, as a service manager does; one that goes on so is a fault.
+
+        After a kill of the main process alone, its receivers may still hold the port for a moment.
+        """
+        if self._again or self.node.is_alive():
+            return
+        self._ended += 1
+        self.done.append(f"{self.now_s:.3f} s: node ended by itself")
+        if self._ended > MAX_ENDED:
+            raise RuntimeError(f"the node ended by itself {self._ended} times")
+        self._again.append((self.now_s + SERVICE_S, self.node.launch))
 
     def _disk(self) -> Iterator[None]:
         """Fill the disk to the watermark for a while, as planned; a step at each call."""
@@ -178,7 +195,7 @@ def set_scene(plan: Plan, folder: Path, nursery: Nursery) -> Iterator[Scene]:
     with ExitStack() as stack:
         archive = MortalOrthanc(folder / "archive")
         settings = quick_settings(write_repository(folder / "repository"), archive, **ASSEMBLY)
-        settings |= {"workflow": {"workers": 2}} | ({"receive": watermark} if plan.full_for_s else {})
+        settings |= {"workflow": {"workers": 2}, "receive": RECEIVE | (watermark if plan.full_for_s else {})}
         # A report of a commitment that the node was not there to take is not waited for.
         settings["destinations"]["pacs"]["confirm_timeout_s"] = 2
         node = WarmNode(folder / "node", settings, nursery)
