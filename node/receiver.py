@@ -150,27 +150,27 @@ class LocalReceiver:
 
 def main() -> None:
     """Receive for the node that started this process, until it says stop, or is dead."""
-    pair, listening = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-    teller = Teller(pair)
+    teller = Teller(socket.socket(fileno=int(sys.argv[1])))
     plan: Plan = teller.receive_plan()
     configure_logging(plan.log.level, Path(plan.log.path) if plan.log.path else None)
     storage = build_storage(plan.data, plan.receive)
     open_journal(storage, plan.receive, plan.name)
     index = open_index(plan.data)
-    listener = DimseListener(
-        listener_settings(plan.receive),
-        storage,
-        on_stored=teller.tell_stored,
-        on_refused=teller.tell_refused,
-        on_release=teller.tell_ended,
-        extras=build_extras(plan.receive, index, listening),
-    )
-    listener.start()
-    teller.tell(event="listening")
-    if not teller.wait_for_stop():
-        # Nobody would learn of what is stored; what was acknowledged is found at the next start.
-        end_now()
-    listener.stop()
+    if listening := teller.receive_listening():
+        listener = DimseListener(
+            listener_settings(plan.receive),
+            storage,
+            on_stored=teller.tell_stored,
+            on_refused=teller.tell_refused,
+            on_release=teller.tell_ended,
+            extras=build_extras(plan.receive, index, listening),
+        )
+        listener.start()
+        teller.tell(event="listening")
+        if not teller.wait_for_stop():
+            # Nobody would learn of what is stored; what was acknowledged is found at the next start.
+            end_now()
+        listener.stop()
     storage.close_journal()
     teller.finish()
     index.close()

@@ -12,6 +12,7 @@ import pytest
 from node.deliver.dimse import Peer, echo, send_files
 from node.errors import ConfigurationError
 from node.index import open_index
+from node.receive import processes
 from node.receive.processes import Notes, ReceiverProcesses
 from node.receiver import build_receiver, build_storage
 from node.settings import Configuration, LogSettings, ReceiveSettings
@@ -177,3 +178,28 @@ class _Noting(list[tuple[frozenset[str], str]]):
     def append(self, item: tuple[frozenset[str], str]) -> None:
         self._note()  # type: ignore[operator]
         super().append(item)
+
+
+def test_a_receiver_that_still_starts_does_not_hold_the_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_receiver.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.5)
+    (port,) = free_ports(1)
+    notes = Notes(lambda _: None, lambda *_: None, lambda *_, **__: None)
+    storage = Storage(tmp_path)
+    receiver = ReceiverProcesses(
+        "slow_receiver", [None], (LOOPBACK, port), storage, notes, stop_timeout_s=0.1
+    )
+    with pytest.raises(ConfigurationError, match="did not start"):
+        receiver.start()
+    (pid,) = receiver.process_ids
+
+    # As the system does for a node that is killed.
+    receiver._listening.close()
+
+    os.kill(pid, 0)
+    with socket.create_server((LOOPBACK, port)):
+        pass
+    receiver.stop()

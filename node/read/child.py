@@ -26,22 +26,27 @@ class ChildProcess:
         self._connection: Connection | None = None
 
     def request(self, job: object, extra_s: float = 0.0) -> tuple[Any, str]:
-        """Return the answer, or why there is none; a large job may get some seconds more."""
-        connection = self._connection or self._start()
+        """Return the answer, or why there is none; a large job may get some seconds more.
+
+        A process that ended is asked once more, anew: something else than the job may have killed it.
+        """
         timeout_s = self._timeout_s + extra_s
-        try:
-            connection.send(job)
-            if connection.poll(timeout_s):
-                return connection.recv(), ""
-            fault = f"the decoder took longer than {timeout_s:.3g} s"
-        except (EOFError, OSError):
-            fault = "the decoder broke down"
-        except BaseException:
-            # Broken off between question and answer: the next question must not get this answer.
-            self.close()
-            raise
-        self.close()
-        return None, fault
+        for _ in range(2):
+            try:
+                connection = self._connection or self._start()
+                connection.send(job)
+                if connection.poll(timeout_s):
+                    return connection.recv(), ""
+            except (EOFError, OSError):
+                self.close()
+            except BaseException:
+                # Broken off between question and answer: the next question must not get this answer.
+                self.close()
+                raise
+            else:
+                self.close()
+                return None, f"the decoder took longer than {timeout_s:.3g} s"
+        return None, "the decoder broke down"
 
     def close(self) -> None:
         """End the process; the next request starts another."""

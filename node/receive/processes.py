@@ -4,9 +4,11 @@ All accept on one socket that the node opened: whoever is free takes the next co
 takes only its own with it. A receiver tells the node line by line what it stored, over a socket pair:
 
 ```
-node → receiver     the plan, pickled, its length before it; then one byte: stop in good order
-receiver → node     lines of JSON: listening · stored · refused · ended
+node → receiver     the plan, pickled, its length before it; the socket to accept on, once it is ready; then
+                    one byte: stop in good order
+receiver → node     lines of JSON: ready · listening · stored · refused · ended
 ```
+A receiver that is not ready holds no socket: a node that died while it started finds the port free.
 Where the pair breaks, the other side is dead: a receiver without a node ends at once, a node starts another.
 """
 
@@ -39,7 +41,7 @@ NOTE_ATTEMPTS = 5
 RETRY_S = 0.5
 LENGTH = struct.Struct(">L")
 READ_BYTES = 1 << 16
-STOP = b"s"
+STOP, LISTENING = b"s", b"l"
 GATHER_S = 0.02
 MOST_UNTOLD = 1000
 INSTANCE_FIELDS = tuple(name for name in Instance.__dataclass_fields__ if name != "path")
@@ -137,10 +139,9 @@ class _Receiver:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            descriptors = (theirs.fileno(), self._listening.fileno())
             self.process = subprocess.Popen(  # noqa: S603 - this interpreter, a module of ours
-                [sys.executable, "-m", self._module, *map(str, descriptors)],
-                pass_fds=descriptors,
+                [sys.executable, "-m", self._module, str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )
         self._pair = ours
@@ -214,7 +215,9 @@ class _Receiver:
                 self._notes.on_refused(line["called_ae_title"], line["status"])
             elif line["event"] == "ended":
                 self._notes.on_release(frozenset(line["study_instance_uids"]), ended=line["ended"])
-            else:
+            elif line["event"] == "ready" and not self._stopping.is_set():
+                socket.send_fds(self._pair, [LISTENING], [self._listening.fileno()])
+            elif line["event"] == "listening":
                 self.is_listening.set()
         except Exception:  # the others that wait must be heard
             log.exception("receiver_note_failed", told=line["event"])
@@ -238,6 +241,12 @@ class Teller:
         """Return the plan."""
         (size,) = LENGTH.unpack(self._pair.recv(LENGTH.size, socket.MSG_WAITALL))
         return pickle.loads(self._pair.recv(size, socket.MSG_WAITALL))  # noqa: S301 - of our own node
+
+    def receive_listening(self) -> socket.socket | None:
+        """Say that all is ready, and return the socket to accept on; None where nothing is left to do."""
+        self.tell(event="ready")
+        data, descriptors, *_ = socket.recv_fds(self._pair, len(LISTENING), 1)
+        return socket.socket(fileno=descriptors[0]) if data == LISTENING else None
 
     def wait_for_stop(self) -> bool:
         """Wait; False where the node is dead."""

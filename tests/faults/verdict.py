@@ -11,7 +11,6 @@ from node.account import describe_study
 from node.header import read_file_meta
 from node.index import Index
 from node.storage import Storage, Watermark
-from tests.faults.plan import CHILD
 from tests.faults.scene import Scene, opened
 
 OUTCOMES = frozenset({"findings", "no_findings", "not_eligible", "failed"})
@@ -22,7 +21,6 @@ ORPHANS_S = 10.0
 def find_problems(scene: Scene) -> list[str]:
     """Return what does not hold, in words."""
     problems = [*scene.problems, *_lost(scene)]
-    lost_child = any(one.endswith(f"{CHILD} killed") for one in scene.done)
     with opened(scene.node) as index:
         for study in scene.studies:
             told = describe_study(index, study.uid)
@@ -30,10 +28,7 @@ def find_problems(scene: Scene) -> list[str]:
                 problems.append(f"{study.uid} is unknown")
                 continue
             images = len(study.paths)
-            found = [
-                *_unexplained(index, told, images, lost_child=lost_child),
-                *_misdelivered(scene, index, told),
-            ]
+            found = [*_unexplained(index, told, images), *_misdelivered(scene, index, told)]
             problems += [f"{study.uid}: {one}" for one in found]
     return [*problems, *_leftovers(scene)]
 
@@ -54,7 +49,7 @@ def _dataset_sha256(path: Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _unexplained(index: Index, told: dict[str, Any], images: int, *, lost_child: bool) -> Iterator[str]:
+def _unexplained(index: Index, told: dict[str, Any], images: int) -> Iterator[str]:
     """Yield where a study has not exactly one outcome, of all its images."""
     if told["state"] != "done":
         yield f"is {told['state']}: {told['undelivered']}"
@@ -62,8 +57,7 @@ def _unexplained(index: Index, told: dict[str, Any], images: int, *, lost_child:
         yield f"unconfirmed: {told['unconfirmed']}"
     if told["outcome"] not in OUTCOMES or not told["evidence"]:
         yield f"ended as {told['outcome']!r} on the evidence {told['evidence']!r}"
-    # A decoder that was killed costs its study the reading: that is an outcome, and it says so.
-    if told["outcome"] == "failed" and not (lost_child and "decode" in told["reason"]):
+    if told["outcome"] == "failed":
         yield f"failed: {told['reason']}"
     known = len(index.instances(told["study_instance_uid"]))
     assembled = [one["fields"] for one in index.events(told["study_instance_uid"]) if _is_assembly(one)]
