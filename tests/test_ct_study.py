@@ -73,10 +73,7 @@ def study(hospital: Hospital, paths: list[Path]) -> dict[str, Any]:
     node = hospital.node
     assert len(dcmtk.send(paths, node.port, called=node.ae_title).stored) == len(paths)
     (study,) = node.wait_for_studies(1)
-    shown = node.sightline(
-        "studies", "show", study["study_instance_uid"], "--json", "-c", str(node.configuration_path)
-    )
-    return json.loads(shown.stdout)
+    return node.wait_for_confirmation(study["study_instance_uid"])
 
 
 @pytest.fixture(scope="module")

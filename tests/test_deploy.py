@@ -37,7 +37,7 @@ def test_every_file_that_a_container_is_given_exists(services: Any) -> None:
     mounted = [mount.split(":")[0] for service in services.values() for mount in service["volumes"]]
 
     sources = [source for source in mounted if source.startswith(".")]
-    assert len(sources) == 4
+    assert len(sources) == 5
     assert [source for source in sources if not (DEPLOY / source).exists()] == []
     build = services["node"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()

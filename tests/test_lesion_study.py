@@ -1,6 +1,5 @@
 """A CT study from end to end: what each preset names reaches its archive, and a second reading supersedes."""
 
-import json
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -68,10 +67,7 @@ def send(hospital: Hospital, paths: list[Path]) -> dict[str, Any]:
     assert len(dcmtk.send(paths, node.port, called=node.ae_title).stored) == len(paths)
     wait_for_another(node, ended)
     (study,) = node.wait_for_studies(1)
-    shown = node.sightline(
-        "studies", "show", study["study_instance_uid"], "--json", "-c", str(node.configuration_path)
-    )
-    return json.loads(shown.stdout)
+    return node.wait_for_confirmation(study["study_instance_uid"])
 
 
 def wait_for_another(node: Node, ended: int) -> None:

@@ -53,7 +53,10 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
     headers = {path.stem: dcmread(path, stop_before_pixels=True) for path in paths}
     with run_orthanc(folder / "archive", {}) as archive:
         address = {"host": archive.host, "port": archive.port, "ae_title": archive.ae_title}
-        changes = {"assembly": {"quiet_period_s": 1}, "destinations": {"pacs": address}}
+        changes = {
+            "assembly": {"quiet_period_s": 1},
+            "destinations": {"pacs": address | {"confirm": "query"}},
+        }
         with make_node(folder / "node", changes) as node:
             node.start()
             pair = (str(VLWholeSlideMicroscopyImageStorage), str(JPEGBaseline8Bit))
@@ -65,7 +68,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
 @pytest.fixture(scope="module")
 def study(room: Room) -> dict[str, Any]:
     (study,) = room.node.wait_for_studies(1)
-    return study
+    return room.node.wait_for_confirmation(study["study_instance_uid"])
 
 
 @pytest.fixture(scope="module")

@@ -35,4 +35,6 @@ def run_hospital(folder: Path, repository: Path, changes: dict[str, Any]) -> Ite
 
 
 def _address(archive: Orthanc) -> dict[str, Any]:
-    return {"host": archive.host, "port": archive.port, "ae_title": archive.ae_title}
+    address = {"host": archive.host, "port": archive.port, "ae_title": archive.ae_title}
+    # They do not know where the node listens, and would report to nobody.
+    return address | {"confirm": "query"}

@@ -146,6 +146,14 @@ class Node:
             time.sleep(0.1)
         return self.studies()
 
+    def wait_for_confirmation(self, study_instance_uid: str, timeout_s: float = 60) -> Json:
+        """Wait until every archive has confirmed the results of a study, and return what is shown of it."""
+        command = ("studies", "show", study_instance_uid, "--json", "-c", str(self.configuration_path))
+        deadline = time.monotonic() + timeout_s
+        while (shown := json.loads(self.sightline(*command).stdout))["state"] == "confirming":
+            assert time.monotonic() < deadline, shown["unconfirmed"]
+        return shown
+
     def metrics(self) -> dict[str, float]:
         """The samples of /metrics: name with labels → value."""
         lines = self.get("/metrics")[1].splitlines()
