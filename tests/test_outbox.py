@@ -1,21 +1,17 @@
 """What waits for each destination: its order, its tries, its dead letters; and none waits for another."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from node.backoff import FIRST_RETRY_S, LONGEST_RETRY_S, retry_delay_s
 from node.deliver import outbox
 from node.deliver.outbox import Outlet
 from node.domain.delivery import Receipt, Reception
 from node.index import DELIVERED, PENDING, UNDELIVERABLE, WITHDRAWN, Index, sqlite_url
-from node.index.tables import DELIVERIES
 from tests.destinations import FakeDestination
 from tests.peers import wait_until
 from tests.posts import STUDY, Post, only
@@ -196,23 +192,6 @@ def test_what_an_earlier_version_left_waiting_is_sent(post: Post) -> None:
     post.open(only(FakeDestination()))
 
     post.wait_for({"1.1": DELIVERED})
-
-
-def test_a_database_of_an_earlier_version_gets_the_columns_it_lacks(tmp_path: Path) -> None:
-    path = tmp_path / "old.sqlite"
-    with closing(sqlite3.connect(path)) as old, old:
-        old.execute(
-            "CREATE TABLE deliveries (sop_instance_uid VARCHAR, destination VARCHAR, state VARCHAR,"
-            " detail TEXT NOT NULL, at FLOAT NOT NULL, PRIMARY KEY (sop_instance_uid, destination))"
-        )
-        old.execute("INSERT INTO deliveries VALUES ('1.1', 'pacs', 'pending', '', 1.0)")
-
-    index = Index(sqlite_url(path))
-    index.adopt_deliveries()
-
-    with index.connection() as connection:
-        assert connection.execute(sa.select(DELIVERIES.c.due_at, DELIVERIES.c.attempts)).one() == (0.0, 0)
-    index.close()
 
 
 # --- none waits for another

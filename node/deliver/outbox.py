@@ -47,7 +47,6 @@ class Outbox:
 
     def start(self) -> None:
         """Take up what was left, and work."""
-        self._index.adopt_deliveries()
         for worker in self._workers:
             worker.start()
 

@@ -41,12 +41,6 @@ class Delivery:
 class Deliveries(Database):
     """One row for each object and destination, and one for each destination."""
 
-    def adopt_deliveries(self) -> None:
-        """Take over what an earlier version, which kept no times, left waiting."""
-        left = sa.and_(DELIVERIES.c.state == PENDING, DELIVERIES.c.due_at.is_(None))
-        with self.connection() as connection:
-            connection.execute(sa.update(DELIVERIES).where(left).values(due_at=0.0))
-
     def record_delivery(
         self,
         sop_instance_uids: Collection[str],
