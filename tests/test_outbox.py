@@ -11,7 +11,7 @@ from node.backoff import FIRST_RETRY_S, LONGEST_RETRY_S, retry_delay_s
 from node.deliver import outbox
 from node.deliver.outbox import Outlet
 from node.domain.delivery import Receipt, Reception
-from node.index import DELIVERED, PENDING, UNDELIVERABLE, WITHDRAWN, Index, sqlite_url
+from node.index import DELIVERED, UNDELIVERABLE, WITHDRAWN, Index, sqlite_url
 from tests.destinations import FakeDestination
 from tests.peers import wait_until
 from tests.posts import STUDY, Post, only
@@ -181,15 +181,6 @@ def test_an_outbox_that_breaks_goes_on(post: Post, monkeypatch: pytest.MonkeyPat
     post.add("r1", "1.1")
 
     post.open(only(Broken()))
-
-    post.wait_for({"1.1": DELIVERED})
-
-
-def test_what_an_earlier_version_left_waiting_is_sent(post: Post) -> None:
-    post.add("r1", "1.1")
-    post.index.record_delivery(["1.1"], "pacs", PENDING, due_at=None)
-
-    post.open(only(FakeDestination()))
 
     post.wait_for({"1.1": DELIVERED})
 
