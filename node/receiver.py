@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 
 from node.deliver.confirmation import note_report
@@ -24,6 +23,7 @@ from node.tls import door_context
 MIB, GIB = 1 << 20, 1 << 30
 SEGMENTS = 4
 STOP_SPARE_S = 10.0
+ASSOCIATIONS = "associations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ def open_journal(storage: Storage, receive: ReceiveSettings, name: str) -> None:
 
 
 def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
-    """Return what one listener is told; of several processes, each has its share of the associations."""
+    """Return what a listener is told."""
     entities = tuple(
         ApplicationEntity(
             title,
             frozenset(() if "*" in entity.allow_callers else entity.allow_callers),
-            _share(entity.max_associations, receive),
+            entity.max_associations,
         )
         for title, entity in receive.application_entities.items()
     )
@@ -64,8 +64,8 @@ def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
         host=receive.host,
         port=receive.port,
         allowed_hosts=receive.allow_hosts,
-        max_associations=_share(receive.max_associations, receive),
-        max_associations_per_caller=_share(receive.max_associations_per_caller, receive),
+        max_associations=receive.max_associations,
+        max_associations_per_caller=receive.max_associations_per_caller,
         max_pdu_bytes=receive.max_pdu_bytes,
         max_instance_bytes=receive.max_instance_mib * MIB,
         idle_timeout_s=receive.idle_timeout_s,
@@ -83,18 +83,20 @@ def tls_of(receive: ReceiveSettings) -> Callable[[], ssl.SSLContext] | None:
     return partial(door_context, receive.tls)
 
 
-def _share(limit: int, receive: ReceiveSettings) -> int:
-    return ceil(limit / max(1, receive.processes))
-
-
 def _leave_unsynced(_descriptor: int) -> None:
     """Do nothing: for measuring only."""
 
 
-def build_extras(receive: ReceiveSettings, index: Index, bound: socket.socket | None = None) -> Extras:
+def build_extras(
+    receive: ReceiveSettings,
+    index: Index,
+    *,
+    bound: socket.socket | None = None,
+    associations: Path | None = None,
+) -> Extras:
     """Return what a listener has besides storing: storage commitment over the index, and TLS."""
     desk = CommitmentDesk(index, receive.commitment_peers, partial(note_report, index))
-    return Extras(commitment=desk, tls=tls_of(receive), bound=bound)
+    return Extras(commitment=desk, tls=tls_of(receive), bound=bound, associations=associations)
 
 
 def build_receiver(
@@ -163,7 +165,7 @@ def main() -> None:
             on_stored=teller.tell_stored,
             on_refused=teller.tell_refused,
             on_release=teller.tell_ended,
-            extras=build_extras(plan.receive, index, listening),
+            extras=build_extras(plan.receive, index, bound=listening, associations=plan.data / ASSOCIATIONS),
         )
         listener.start()
         teller.tell(event="listening")

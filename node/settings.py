@@ -119,7 +119,7 @@ class ReceiveSettings:
     idle_timeout_s: Annotated[float, number(1, 3600)] = 60.0
     read_timeout_s: Annotated[float, number(1, 3600)] = 30.0
     min_bytes_per_s: Annotated[float, number(0, 1_000_000_000)] = 1024.0
-    processes: Annotated[int, integer(0, 64)] = 1
+    processes: Annotated[int, integer(0, 64)] = 2
     journal_mib: Annotated[int, integer(0, 65_536)] = 256
     sync: Annotated[bool, boolean] = True
     allow_hosts: Annotated[tuple[str, ...], list_of(network)] = ("127.0.0.1", "::1")

@@ -26,7 +26,6 @@ from typing import BinaryIO, Self
 
 import structlog
 
-from node.digest import Digest
 from node.disk import (
     FILE_MODE,
     FOLDER_MODE,
@@ -84,7 +83,7 @@ class InstanceWriter:
     def __init__(self, storage: "Storage", meta: FileMeta) -> None:
         self._storage = storage
         self._meta = meta
-        self._digest = Digest()
+        self._sha256 = hashlib.sha256()
         self._path = storage.incoming / f"{os.getpid()}-{next(_numbers)}.part"
         self._head = encode_file_meta(meta)
         self._pieces: list[bytes | memoryview] = []
@@ -100,7 +99,7 @@ class InstanceWriter:
     def write(self, data: bytes | memoryview) -> None:
         """Append a piece of the encoded data set, exactly as it came; it must not change before `spill`."""
         self._identifiers = None
-        self._digest.add(data)
+        self._sha256.update(data)
         self._pieces.append(data)
         self._held += len(data)
         if self._held > MAX_HELD_BYTES or len(self._pieces) > MAX_PIECES:
@@ -108,7 +107,6 @@ class InstanceWriter:
 
     def spill(self) -> None:
         """Put what is held into the file."""
-        self._digest.catch_up()
         with disk_errors():
             file = self._opened()
             for piece in self._pieces:
@@ -149,7 +147,7 @@ class InstanceWriter:
     def commit(self) -> Stored:
         """Return the instance once it is safe under its final name."""
         storage = self._storage
-        instance = storage.describe(self.identifiers(), self._meta, self._digest.catch_up().hex())
+        instance = storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
         if os.path.exists(instance.path):  # noqa: PTH110 - half the time, for each instance
             # A file there that cannot be read is worth no more than none, and is replaced.
             with suppress(StoreError):
@@ -165,7 +163,7 @@ class InstanceWriter:
         """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file."""
         self._write_held(_sync_later)
         name = str(path.relative_to(self._storage.root))
-        with journal.keeping(Entry(name, self._head, self._pieces, self._digest.catch_up())):
+        with journal.keeping(Entry(name, self._head, self._pieces, self._sha256.digest())):
             make_folder(path.parent, sync=_sync_later)
             self._path.rename(path)
 
@@ -196,7 +194,6 @@ class InstanceWriter:
 
     def abort(self) -> None:
         """Close, and delete what was not committed."""
-        self._digest.catch_up()
         self._pieces = []
         if self._file is not None:
             with suppress(OSError):

@@ -5,12 +5,16 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pynetdicom import build_context
+from pynetdicom.sop_class import Verification
 
+from node.deliver.association import associate
 from node.deliver.dimse import Peer, echo, send_files
-from node.errors import ConfigurationError
+from node.errors import ConfigurationError, DestinationUnreachableError
 from node.index import open_index
 from node.receive import processes
 from node.receive.processes import Notes, ReceiverProcesses
@@ -27,10 +31,15 @@ SIGHTLINE = "SIGHTLINE"
 class Site:
     """Receiver processes over a spool, and all that they told."""
 
-    def __init__(self, folder: Path, processes: int) -> None:
+    def __init__(self, folder: Path, processes: int, max_associations: int = 16) -> None:
         (port,) = free_ports(1)
         receive = ReceiveSettings(
-            port=port, processes=processes, max_used_percent=100, min_free_gib=0, journal_mib=32
+            port=port,
+            processes=processes,
+            max_associations=max_associations,
+            max_used_percent=100,
+            min_free_gib=0,
+            journal_mib=32,
         )
         log = LogSettings(path=str(folder / "log"))
         configuration = Configuration(data=folder / "data", receive=receive, log=log)
@@ -178,6 +187,30 @@ class _Noting(list[tuple[frozenset[str], str]]):
     def append(self, item: tuple[frozenset[str], str]) -> None:
         self._note()  # type: ignore[operator]
         super().append(item)
+
+
+def test_several_receivers_have_one_limit_and_the_dead_do_not_count(tmp_path: Path) -> None:
+    site = Site(tmp_path, processes=2, max_associations=3)
+    site.receiver.start()
+    with ExitStack() as stack:
+        for _ in range(3):
+            association = stack.enter_context(associate(site.peer, [build_context(Verification)]))
+            assert association.is_established
+        with pytest.raises(DestinationUnreachableError, match="rejected"):
+            echo(site.peer)
+        for process in site.receiver.process_ids:
+            os.kill(process, signal.SIGKILL)
+
+        wait_until(lambda: answers(site.peer), "another receiver takes associations")
+    site.stop()
+
+
+def answers(peer: Peer) -> bool:
+    try:
+        echo(peer)
+    except DestinationUnreachableError:
+        return False
+    return True
 
 
 def test_a_receiver_that_still_starts_does_not_hold_the_port(

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import structlog
@@ -27,11 +28,11 @@ from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.receive.incoming import Reception, log_of, report, request_of
 from node.receive.negotiation import (
     TOO_MANY,
-    Occupancy,
     Rejection,
     objection,
     supported,
 )
+from node.receive.occupancy import Occupancy
 from node.receive.settings import DimseListenerSettings
 from node.receive.upper_layer import EventAssociation, LineLimits
 from node.storage import Storage, Stored
@@ -65,12 +66,13 @@ class Extras:
 
     `tls` is asked for the context of each connection, whose handshake is made in its own thread. `bound` is a
     socket that listens already, in place of the address of the settings. Without `commitment`, storage
-    commitment is not offered.
+    commitment is not offered. Listeners with the same `associations`, a file, have their limits in common.
     """
 
     commitment: Commitment | None = None
     tls: Callable[[], ssl.SSLContext] | None = None
     bound: socket.socket | None = None
+    associations: Path | None = None
 
 
 class OnRelease(Protocol):
@@ -108,7 +110,7 @@ class DimseListener:
         self._extras = extras or Extras()
         self._settings = settings
         self._limits = LineLimits(settings.max_pdu_bytes, settings.read_timeout_s, settings.min_bytes_per_s)
-        self._occupancy = Occupancy(settings)
+        self._occupancy = Occupancy(settings, self._extras.associations)
         self._server: _Server | None = None
         self._open: set[EventAssociation] = set()
         self._connections = 0

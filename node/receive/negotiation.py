@@ -1,8 +1,6 @@
 """Who is let in, and which presentation contexts are accepted (PS3.7 D.3, PS3.8 7.1)."""
 
-from collections import Counter
 from collections.abc import Iterable
-from threading import Lock
 from typing import NamedTuple, cast
 
 from pydicom.uid import UID, UID_dictionary  # type: ignore[attr-defined]    # not in its __all__
@@ -50,42 +48,6 @@ def objection(settings: DimseListenerSettings, host: str, request: A_ASSOCIATE) 
     if entity.allowed_callers and request.calling_ae_title.strip() not in entity.allowed_callers:
         return CALLING_UNKNOWN
     return None
-
-
-class Occupancy:
-    """How many associations are open, in all and for each AE title on either side."""
-
-    def __init__(self, settings: DimseListenerSettings) -> None:
-        self._settings = settings
-        self._lock = Lock()
-        self._in_all = 0
-        self._by_called: Counter[str] = Counter()
-        self._by_calling: Counter[str] = Counter()
-
-    def enter(self, called: str, calling: str) -> bool:
-        """Count one more; False where that is more than may be."""
-        entity = self._settings.entity(called)
-        with self._lock:
-            limits = (
-                (self._in_all, self._settings.max_associations),
-                (self._by_called[called], entity.max_associations if entity else 0),
-                (self._by_calling[calling], self._settings.max_associations_per_caller),
-            )
-            if any(limit and count >= limit for count, limit in limits):
-                return False
-            self._in_all += 1
-            self._by_called[called] += 1
-            self._by_calling[calling] += 1
-        return True
-
-    def leave(self, called: str, calling: str) -> None:
-        """Count one less."""
-        with self._lock:
-            self._in_all -= 1
-            for counter, title in ((self._by_called, called), (self._by_calling, calling)):
-                counter[title] -= 1
-                if not counter[title]:
-                    del counter[title]
 
 
 def supported(

@@ -33,7 +33,7 @@ class Node:
     def __init__(self, folder: Path, configuration: Mapping[str, Any]) -> None:
         """Write the configuration; the ports, the data folder and loopback are filled in."""
         self.ae_title = AE_TITLE
-        self.processes = 1
+        self.processes = 2
         self.host = LOOPBACK
         self.port, self.web_port = free_ports(2)
         self.folder = folder
