@@ -20,8 +20,7 @@ from node.parts import (
     build_steps,
 )
 from node.receive.commitment import CommitmentReporter
-from node.receive.dimse import Ended
-from node.receive.processes import Notes
+from node.receive.notes import Ended, Notes
 from node.receiver import build_receiver, build_storage
 from node.reindex import add_unknown, record_instance
 from node.retention import Caretaker, Retention

@@ -2,7 +2,7 @@
 
 from node.config import read_secret
 from node.receive.dicomweb import StowListener, StowSettings
-from node.receive.processes import Notes
+from node.receive.notes import Notes
 from node.receive.watched import FolderListener, FolderSettings
 from node.settings import ReceiveSettings
 from node.storage import Storage
@@ -31,9 +31,7 @@ def build_stow(receive: ReceiveSettings, storage: Storage, notes: Notes) -> Stow
     return StowListener(
         settings,
         storage,
-        on_stored=lambda stored: notes.on_stored([stored]),
-        on_refused=notes.on_refused,
-        on_release=notes.on_release,
+        notes,
     )
 
 
@@ -50,9 +48,7 @@ def build_folders(receive: ReceiveSettings, storage: Storage, notes: Notes) -> l
                 deletes=given.after == "delete",
             ),
             storage,
-            on_stored=lambda stored: notes.on_stored([stored]),
-            on_refused=notes.on_refused,
-            on_release=notes.on_release,
+            notes,
         )
         for name, given in receive.folders.items()
     ]

@@ -13,7 +13,8 @@ from node.index import Index, open_index
 from node.journal import BATCH_BYTES
 from node.receive.commitment import CommitmentDesk
 from node.receive.dimse import DimseListener, Extras
-from node.receive.processes import Notes, ReceiverProcesses, Teller, end_now
+from node.receive.notes import Notes
+from node.receive.processes import ReceiverProcesses, Teller, end_now
 from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.settings import Configuration, LogSettings, ReceiveSettings
 from node.storage import Storage, Watermark

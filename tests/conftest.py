@@ -17,6 +17,7 @@ from tests.peers.orthanc import Orthanc, run_orthanc
 from tests.peers.triton import EXPLICIT, Triton, make_triton
 from tests.peers.viewer import Viewer, need_viewer, run_viewers
 from tests.small_models import NewEngine, make_engine, write_small_models
+from tests.web_doors import OpenWebDoor, opening_web
 
 # DCMTK, and Orthanc which is built on it, leave Nagle's algorithm on unless told so.
 os.environ.setdefault("TCP_NODELAY", "1")
@@ -128,3 +129,10 @@ def viewer(new_viewer: Callable[[], Viewer], request: pytest.FixtureRequest) -> 
     errors = viewer.errors()
     viewer.close()
     assert errors == []
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[OpenWebDoor]:
+    """Makes doors for STOW-RS, each on a port of its own."""
+    with opening_web(tmp_path) as open_one:
+        yield open_one

@@ -17,7 +17,8 @@ from node.deliver.dimse import Peer, echo, send_files
 from node.errors import ConfigurationError, DestinationUnreachableError
 from node.index import open_index
 from node.receive import processes
-from node.receive.processes import Notes, ReceiverProcesses
+from node.receive.notes import Notes
+from node.receive.processes import ReceiverProcesses
 from node.receiver import build_receiver, build_storage
 from node.settings import Configuration, LogSettings, ReceiveSettings
 from node.storage import Storage, Stored

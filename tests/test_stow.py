@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,19 +19,12 @@ from tests.web_doors import (
     OpenWebDoor,
     file,
     multipart,
-    opening_web,
     post,
     read_answer,
     request_head,
 )
 
 PRIVATE_CLASS = "1.2.276.0.7230010.3.1.0.1"
-
-
-@pytest.fixture
-def open_door(tmp_path: Path) -> Iterator[OpenWebDoor]:
-    with opening_web(tmp_path) as open_one:
-        yield open_one
 
 
 # --- stored

@@ -5,7 +5,6 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pydicom import dcmread
 
 from node.errors import MalformedRequestError, RequestTooLargeError
 from node.receive.multipart import MultipartReader
+from node.receive.notes import Notes
 from node.receive.stow import Admission, StowReception
 from node.receive.stow_answer import encode_answer
 from node.storage import MAX_HELD_BYTES, Storage, Stored
@@ -24,17 +24,10 @@ from tests.web_doors import (
     OpenWebDoor,
     file,
     multipart,
-    opening_web,
     post,
     read_answer,
     request_head,
 )
-
-
-@pytest.fixture
-def open_door(tmp_path: Path) -> Iterator[OpenWebDoor]:
-    with opening_web(tmp_path) as open_one:
-        yield open_one
 
 
 def test_a_client_that_goes_in_the_middle_leaves_nothing(open_door: OpenWebDoor) -> None:
@@ -158,8 +151,7 @@ def test_a_damaged_body_costs_its_sender_an_error_and_leaves_nothing(tmp_path: P
         reception = StowReception(
             storage,
             Admission("SIGHTLINE", accept_private_classes=True, max_instance_bytes=1 << 20),
-            on_stored=stored.append,
-            on_refused=lambda _called, _status: None,
+            Notes(stored.extend, lambda *_: None, lambda *_, **__: None),
         )
         reader = MultipartReader(BOUNDARY, reception, max_parts=10)
         size = chance.randrange(1, len(body))

@@ -1,7 +1,7 @@
 """What is put into a watched folder: taken when it is at rest, once, and put away."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from node.errors import ConfigurationError
 from node.header import FileMeta
+from node.receive.notes import Notes
 from node.receive.watched import FolderListener, FolderSettings
 from node.samples.demo import Sample
 from node.storage import InstanceWriter, Storage, Stored, Watermark
@@ -35,9 +36,11 @@ class Inbox:
         self.listener = FolderListener(
             FolderSettings("inbox", path, "SIGHTLINE", **settings),
             storage,
-            on_stored=self._note,
-            on_refused=lambda called, status: self.refused.append((called, status)),
-            on_release=lambda studies, *, ended: self.released.append(studies),
+            Notes(
+                on_stored=self._note,
+                on_refused=lambda called, status: self.refused.append((called, status)),
+                on_release=lambda studies, *, ended: self.released.append(studies),
+            ),
         )
 
     def names(self, folder: str = "") -> list[str]:
@@ -46,10 +49,10 @@ class Inbox:
     def wait_for(self, count: int) -> None:
         wait_until(lambda: len(self.stored) >= count, f"{count} instances", 10, 0.02)
 
-    def _note(self, stored: Stored) -> None:
+    def _note(self, stored: Sequence[Stored]) -> None:
         if self.refuses_to_note:
-            raise KeyError(stored.instance.sha256)
-        self.stored.append(stored)
+            raise KeyError(stored[0].instance.sha256)
+        self.stored += stored
 
 
 OpenInbox = Callable[..., Inbox]

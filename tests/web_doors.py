@@ -10,6 +10,7 @@ from typing import Any
 
 from node.header import FileMeta, encode_file_meta
 from node.receive.dicomweb import StowListener, StowSettings
+from node.receive.notes import Notes
 from node.storage import Storage, Stored
 from node.web import WebServer, application
 from tests.doors import ANY_DISK
@@ -32,9 +33,11 @@ class WebDoor:
         self.listener = StowListener(
             StowSettings(**{"read_timeout_s": 5, "drain_timeout_s": 1} | dict(settings)),
             storage,
-            on_stored=self.stored.append,
-            on_refused=lambda called, status: self.refused.append((called, status)),
-            on_release=lambda studies, *, ended: self.released.append((studies, ended)),
+            Notes(
+                on_stored=self.stored.extend,
+                on_refused=lambda called, status: self.refused.append((called, status)),
+                on_release=lambda studies, *, ended: self.released.append((studies, ended)),
+            ),
         )
         self.web = WebServer(application(bytes, list, self.listener.routes), LOOPBACK, self.port)
         self.web.start()

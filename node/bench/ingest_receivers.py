@@ -13,7 +13,8 @@ from pathlib import Path
 
 from node.errors import ConfigurationError, OutOfResourcesError
 from node.index import Index, sqlite_url
-from node.receive.processes import Notes, ReceiverProcesses
+from node.receive.notes import Notes
+from node.receive.processes import ReceiverProcesses
 from node.receiver import build_receiver, build_storage
 from node.settings import Configuration, LogSettings, ReceiveSettings
 from node.storage import Stored

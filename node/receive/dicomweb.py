@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,12 +14,12 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from node.errors import MalformedRequestError, RequestTooLargeError
-from node.receive.dimse import Ended, OnRelease
 from node.receive.multipart import MultipartReader, parse_media_type
+from node.receive.notes import Ended, Notes
 from node.receive.settings import LOOPBACK, is_admitted
 from node.receive.stow import DICOM, Admission, StowReception
 from node.receive.stow_answer import encode_answer, negotiate, status_of
-from node.storage import Storage, Stored
+from node.storage import Storage
 
 log = structlog.get_logger()
 
@@ -111,16 +111,11 @@ class StowListener:
         self,
         settings: StowSettings,
         storage: Storage,
-        *,
-        on_stored: Callable[[Stored], None],
-        on_refused: Callable[[str, int], None],
-        on_release: OnRelease,
+        notes: Notes,
     ) -> None:
         self._settings = settings
         self._storage = storage
-        self._on_stored = on_stored
-        self._on_refused = on_refused
-        self._on_release = on_release
+        self._notes = notes
         self._is_open = False
         self._is_stopped = False
         self._requests = 0
@@ -189,9 +184,7 @@ class StowListener:
             settings.max_instance_bytes,
             request.path_params.get("study", ""),
         )
-        reception = StowReception(
-            self._storage, admission, on_stored=self._on_stored, on_refused=self._on_refused
-        )
+        reception = StowReception(self._storage, admission, self._notes)
         try:
             await self._read(pace, reception)
             refusal = None
@@ -236,7 +229,7 @@ class StowListener:
         log.info("stow_ended", host=_host(request), ended=ended, stored=stored, refused=refused)
         try:
             if reception.study_instance_uids:
-                self._on_release(frozenset(reception.study_instance_uids), ended=ended)
+                self._notes.on_release(frozenset(reception.study_instance_uids), ended=ended)
         except Exception:  # the instances are safe, and that is what is answered
             log.exception("stow_release_failed")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import structlog
 from pydicom import Dataset
@@ -32,6 +32,7 @@ from node.receive.negotiation import (
     objection,
     supported,
 )
+from node.receive.notes import Ended, OnRelease
 from node.receive.occupancy import Occupancy
 from node.receive.settings import DimseListenerSettings
 from node.receive.upper_layer import EventAssociation, LineLimits
@@ -46,8 +47,6 @@ log = structlog.get_logger()
 STOP_POLL_S = 0.1
 # Connections that are being negotiated or turned away, beyond the associations that may be open.
 SPARE_CONNECTIONS = 32
-
-Ended = Literal["released", "aborted"]
 
 
 class Commitment(Protocol):
@@ -73,13 +72,6 @@ class Extras:
     tls: Callable[[], ssl.SSLContext] | None = None
     bound: socket.socket | None = None
     associations: Path | None = None
-
-
-class OnRelease(Protocol):
-    """Told once per association that stored something, however it came to its end."""
-
-    def __call__(self, study_instance_uids: frozenset[str], *, ended: Ended) -> None:
-        """Take note of the studies that the association brought instances of."""
 
 
 class DimseListener:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import structlog
 
 from node.domain.study import Instance
 from node.errors import ConfigurationError
-from node.receive.dimse import OnRelease
+from node.receive.notes import Notes
 from node.storage import Storage, Stored
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ class ReceiverProcesses:
         plans: Sequence[object],
         address: tuple[str, int],
         storage: Storage,
-        notes: "Notes",
+        notes: Notes,
         *,
         stop_timeout_s: float,
     ) -> None:
@@ -108,18 +108,6 @@ class ReceiverProcesses:
         deadline = time.monotonic() + self._stop_timeout_s
         for receiver in self._receivers:
             receiver.end(max(0.0, deadline - time.monotonic()))
-
-
-class Notes:
-    """Whom the node tells: what was stored, what was not taken, and how associations ended."""
-
-    def __init__(
-        self,
-        on_stored: Callable[[Sequence[Stored]], None],
-        on_refused: Callable[[str, int], None],
-        on_release: OnRelease,
-    ) -> None:
-        self.on_stored, self.on_refused, self.on_release = on_stored, on_refused, on_release
 
 
 class _Receiver:

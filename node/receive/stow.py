@@ -1,7 +1,7 @@
 """What one STOW-RS request brings: each part goes to the spool as it comes, and has its own answer."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -10,6 +10,7 @@ from node.errors import DatasetError, OutOfResourcesError, RequestTooLargeError
 from node.header import FileMeta
 from node.receive.multipart import parse_media_type
 from node.receive.negotiation import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from node.receive.notes import Notes
 from node.receive.part10 import FileStream
 from node.receive.stow_answer import (
     CANNOT_UNDERSTAND,
@@ -21,7 +22,7 @@ from node.receive.stow_answer import (
     SYNTAX_NOT_SUPPORTED,
     Answered,
 )
-from node.storage import InstanceWriter, Storage, Stored
+from node.storage import InstanceWriter, Storage
 
 log = structlog.get_logger()
 
@@ -48,23 +49,17 @@ class Admission:
 
 
 class StowReception:
-    """Takes the parts of one request; an instance is on disk and announced once its part has ended.
-
-    `on_stored` and `on_refused` are a DimseListener's.
-    """
+    """Takes the parts of one request; an instance is on disk and announced once its part has ended."""
 
     def __init__(
         self,
         storage: Storage,
         admission: Admission,
-        *,
-        on_stored: Callable[[Stored], None],
-        on_refused: Callable[[str, int], None],
+        notes: Notes,
     ) -> None:
         self._storage = storage
         self._admission = admission
-        self._on_stored = on_stored
-        self._on_refused = on_refused
+        self._notes = notes
         self._file: FileStream | None = None
         self.answered: list[Answered] = []
         self.study_instance_uids: set[str] = set()
@@ -101,7 +96,7 @@ class StowReception:
             file.discard()
         if failure is not None:
             answer = _refused(file.meta, failure)
-            self._on_refused(self._admission.called_ae_title, failure)
+            self._notes.on_refused(self._admission.called_ae_title, failure)
             log.warning(
                 "instance_refused",
                 sop_instance_uid=answer.sop_instance_uid,
@@ -138,7 +133,7 @@ class StowReception:
             raise _RefusedError(uid, STUDY_MISMATCH, "Study Instance UID is not that of the request")
         stored = writer.commit()
         self.study_instance_uids.add(stored.instance.study_instance_uid)
-        self._on_stored(stored)
+        self._notes.on_stored([stored])
         uids = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
         named = {name: getattr(stored.instance, name) for name in uids}
         log.info(

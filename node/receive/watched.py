@@ -4,7 +4,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ import structlog
 
 from node.disk import FILE_MODE, FOLDER_MODE
 from node.errors import ConfigurationError, DatasetError, OutOfResourcesError, TransientError
-from node.receive.dimse import OnRelease
 from node.receive.folder import store_open_file
+from node.receive.notes import Notes
 from node.storage import Storage, Stored
 
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ class FolderListener:
     """A Listener on one folder, its sub-folders included; links are not followed, and only files are read.
 
     It keeps nothing in mind that a restart could lose: a file that was stored and not yet moved is stored
-    again, which is no new work. `on_stored`, `on_refused` and `on_release` are a DimseListener's; a study is
+    again, which is no new work. A study is
     released when no file of the folder is left to wait for.
     """
 
@@ -68,16 +68,11 @@ class FolderListener:
         self,
         settings: FolderSettings,
         storage: Storage,
-        *,
-        on_stored: Callable[[Stored], None],
-        on_refused: Callable[[str, int], None],
-        on_release: OnRelease,
+        notes: Notes,
     ) -> None:
         self._settings = settings
         self._storage = storage
-        self._on_stored = on_stored
-        self._on_refused = on_refused
-        self._on_release = on_release
+        self._notes = notes
         self._log = log.bind(folder=settings.name)
         self._seen: dict[str, tuple[_Signature, float]] = {}
         self._now: dict[str, tuple[_Signature, float]] = {}
@@ -120,7 +115,7 @@ class FolderListener:
         self._seen = self._now
         if self._unreleased and not self._seen and not self._is_stopping.is_set():
             studies, self._unreleased = frozenset(self._unreleased), set()
-            self._on_release(studies, ended="released")
+            self._notes.on_release(studies, ended="released")
 
     def _look_into(self, folder: int, prefix: str, depth: int) -> None:
         with os.scandir(folder) as entries:
@@ -172,7 +167,7 @@ class FolderListener:
             return True
         self._is_short = False
         self._unreleased.add(stored.instance.study_instance_uid)
-        self._on_stored(stored)
+        self._notes.on_stored([stored])
         uids = ("study_instance_uid", "series_instance_uid", "sop_instance_uid")
         named = {uid: getattr(stored.instance, uid) for uid in uids}
         self._log.info("instance_stored", is_new=stored.is_new, **named)
@@ -206,7 +201,7 @@ class FolderListener:
             descriptor = os.open(f"{moved}.reason.txt", flags, FILE_MODE, dir_fd=rejected)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(f"{reason}\n")
-        self._on_refused(self._settings.called_ae_title, CANNOT_UNDERSTAND)
+        self._notes.on_refused(self._settings.called_ae_title, CANNOT_UNDERSTAND)
         self._log.warning("file_rejected", reason=reason)
 
     def _move(self, folder: int, name: str, where: str) -> str:
