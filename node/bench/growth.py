@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from node.bench.ingest import send
+from node.bench.ingest import cpu_s, send
 from node.bench.ingest_files import Batch, Kind
 from node.bench.ingest_receivers import Receiver, running_node
 from node.bench.memory import resident_of
@@ -16,7 +16,6 @@ from node.bench.memory import resident_of
 SIZES = (100, 1_000, 10_000, 100_000)
 SMALL = Kind("8 KB CT", "1.2.840.10008.5.1.4.1.1.2", "CT", 64, 64, 1, 500)
 STEP, PROBE, PROBES = 500, 100, 9
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +74,15 @@ class _Filler:
 
     def _probed(self) -> tuple[float, float]:
         processes = [os.getpid(), *self._receiver.processes()]
-        before, started = sum(map(_cpu_s, processes)), time.perf_counter()
+        before, started = sum(map(cpu_s, processes)), time.perf_counter()
         self._send(self._probe)
-        return time.perf_counter() - started, sum(map(_cpu_s, processes)) - before
+        return time.perf_counter() - started, sum(map(cpu_s, processes)) - before
 
     def _send(self, batch: Batch) -> None:
         self._studies += 1
         batch.renew(study=self._studies)
         send(self._receiver.port, batch.shares(1))
         self._stored += len(batch.paths)
-
-
-def _cpu_s(process: int) -> float:
-    """Return the processor time that a process had."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def steps_to(sizes: Sequence[int]) -> int:
