@@ -117,16 +117,14 @@ class Node:
         """Have the index know what came in, all of it or nothing."""
         with self.index.together():
             for one in stored:
-                self._note_stored(one)
+                if one.is_new or not self.index.holds(one.instance):
+                    self._record(one.instance)
+        for one in stored:  # what is counted is known
+            self.metrics.instances_received.labels(one.instance.called_ae_title).inc()
 
-    def _note_stored(self, stored: Stored) -> None:
-        if stored.is_new or not self.index.holds(stored.instance):
-            self._record(stored.instance)
-        self.metrics.instances_received.labels(stored.instance.called_ae_title).inc()
-
-    def _record(self, instance: Instance, received_at: float | None = None) -> None:
+    def _record(self, instance: Instance) -> None:
         """Have the index know an instance, and what it says of our results."""
-        for verdict, count in record_instance(self.index, instance, received_at).items():
+        for verdict, count in record_instance(self.index, instance).items():
             self.metrics.feedback_received.labels(verdict).inc(count)
 
     def _note_refused(self, called_ae_title: str, status: int) -> None:

@@ -55,14 +55,27 @@ class Room(NamedTuple):
     results: Results
 
     def send(self, *documents: Dataset) -> list[Path]:
-        """C-STORE documents as they are on one association; the files that the node took."""
+        """C-STORE documents as they are on one association; the files that the node took, and knows."""
         files = [save(one, self.folder / f"{one.SOPInstanceUID}.dcm") for one in documents]
-        return dcmtk.send(files, self.node.port, called=self.node.ae_title).stored
+        with self._known(len(files)):
+            return dcmtk.send(files, self.node.port, called=self.node.ae_title).stored
 
     def send_bytes(self, files: Sequence[Path]) -> list[str]:
         """C-STORE files of any class whose data sets nobody looks at; what the node answered."""
         peer = Peer(LOOPBACK, self.node.port, self.node.ae_title, "ARCHIVE", timeout_s=30)
-        return [one.answer for one in send_files(files, peer).files]
+        with self._known(len(files)):
+            return [one.answer for one in send_files(files, peer).files]
+
+    @contextmanager
+    def _known(self, count: int) -> Iterator[None]:
+        """Wait at the end until the node knows so many more: its receivers tell it after they answered."""
+        before = self._received()
+        yield
+        wait_until(lambda: self._received() == before + count, "the node knows what it received")
+
+    def _received(self) -> float:
+        name = f'sightline_instances_received_total{{ae_title="{self.node.ae_title}"}}'
+        return self.node.metrics().get(name, 0)
 
     def account(self) -> Json:
         return account_of(self.node, self.study_instance_uid)
