@@ -9,7 +9,6 @@ import structlog
 
 import node
 from node.disk import FolderLock
-from node.domain.study import Instance
 from node.doors import build_folders, build_stow
 from node.index import DELIVERY_STATES, PENDING, open_index, sqlite_url
 from node.interfaces import Listener
@@ -22,7 +21,7 @@ from node.parts import (
 from node.receive.commitment import CommitmentReporter
 from node.receive.notes import Ended, Notes
 from node.receiver import build_receiver, build_storage
-from node.reindex import add_unknown, record_instance
+from node.reindex import add_unknown, record_instances
 from node.retention import Caretaker, Retention
 from node.settings import Configuration
 from node.storage import Stored
@@ -116,16 +115,12 @@ class Node:
     def _note_batch(self, stored: Sequence[Stored]) -> None:
         """Have the index know what came in, all of it or nothing."""
         with self.index.together():
-            for one in stored:
-                if one.is_new or not self.index.holds(one.instance):
-                    self._record(one.instance)
+            new = [one.instance for one in stored if one.is_new or not self.index.holds(one.instance)]
+            verdicts = record_instances(self.index, new) if new else {}
+        for verdict, count in verdicts.items():
+            self.metrics.feedback_received.labels(verdict).inc(count)
         for one in stored:  # what is counted is known
             self.metrics.instances_received.labels(one.instance.called_ae_title).inc()
-
-    def _record(self, instance: Instance) -> None:
-        """Have the index know an instance, and what it says of our results."""
-        for verdict, count in record_instance(self.index, instance).items():
-            self.metrics.feedback_received.labels(verdict).inc(count)
 
     def _note_refused(self, called_ae_title: str, status: int) -> None:
         self.metrics.instances_refused.labels(called_ae_title, f"0x{status:04X}").inc()

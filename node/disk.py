@@ -4,7 +4,7 @@ import ctypes
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -111,18 +111,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 def create_file(path: Path) -> BinaryIO:
     """Open a file that must not be there yet, to write and read, for nobody but its owner."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-    return os.fdopen(descriptor, "w+b", buffering=BUFFER_BYTES)
+    return os.fdopen(new_descriptor(path), "w+b", buffering=BUFFER_BYTES)
 
 
-def write_all(descriptor: int, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write the pieces one after another, by as few calls as there need to be; at most 1024 pieces."""
-    size = sum(map(len, pieces))
-    written = os.writev(descriptor, pieces)
-    if written < size:  # a disk that is nearly full takes a part, and says so at the next try
-        left = memoryview(b"".join(pieces))[written:]
-        while left:
-            left = left[os.write(descriptor, left) :]
+def new_descriptor(path: Path) -> int:
+    """Open a file that must not be there yet, as `create_file` does, without a buffer."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write all of it: a disk that is nearly full takes a part, and says so at the next try."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
 
 
 def make_folder(folder: Path, *, sync: Sync = os.fsync) -> None:

@@ -3,18 +3,19 @@
 To sync each new file and its folder costs two commits of the file system's own journal for each. Here the
 bytes go once, in one piece and past the page cache, into a segment whose blocks are already there, so that
 the sync after them writes nothing else; while the file itself is left to the page cache. A segment is used
-again when what it tells of has reached the disk by itself (`sync_file_system`). After a crash `replay`
-restores what is missing.
+again when what it tells of has reached the disk by itself (`sync_file_system`), and not before it is needed:
+one such sync makes many segments free. After a crash `replay` restores what is missing.
 
 ```
-segment: record, record, …      each begins at a multiple of 4096
-record:  header · name · content
+segment: record, record, …
+record:  header · name · first bytes of the file, in 4096 bytes; then the rest, up to a multiple of 4096
 ```
 The records of a segment have its generation, a random number, in their headers: what follows the last one is
 older. Each write begins after the one before it is safe, so that a record nobody could read ends a segment.
 """
 
-import hashlib
+import errno
+import itertools
 import os
 import secrets
 import struct
@@ -28,42 +29,77 @@ from mmap import PROT_READ, mmap
 from pathlib import Path
 
 import structlog
+from xxhash import xxh3_128
 
 from node.disk import FILE_MODE, Sync, make_folder, new_file, sync_file_system, sync_folder
 
 log = structlog.get_logger()
 
 BLOCK_BYTES = 4096
-MAGIC = b"SLJRNL01"
-# Magic, generation, number in the segment, lengths of name, head and rest, SHA-256 of the rest; then a CRC.
-HEADER = struct.Struct("<8s16sLHLL32s")
+MAGIC = b"SLJRNL02"
+# Magic, generation, number in the segment, lengths of name, head and rest, digest of the rest; then a CRC.
+HEADER = struct.Struct("<8s16sLHLL16s")
 CRC = struct.Struct("<L")
 RECORD_HEAD_BYTES = HEADER.size + CRC.size
 SUFFIX = ".segment"
+# A larger rest is not kept here.
+MAX_REST_BYTES = 4 << 20
 BATCH_BYTES, ZEROS_BYTES = 8 << 20, 4 << 20
+BATCH_ENTRIES = 512
+SEGMENT_BYTES = 64 << 20
 # After so long without an entry nothing is left to the journal, and it need not be replayed.
-IDLE_S = 5.0
+IDLE_S = 1.0
 # Nor for longer than this, however often entries come: what is removed later does not come back.
 MAX_AGE_S = 600.0
 RETRY_S = 1.0
 
-Piece = bytes | memoryview
+
+class Slab:
+    """Where the rest of a file gathers, aligned as direct writes want it, behind room for its header."""
+
+    def __init__(self) -> None:
+        """Take memory, which is used as far as it was ever filled."""
+        self.memory = memoryview(mmap(-1, BLOCK_BYTES + MAX_REST_BYTES))
+        self.size = 0
+
+    def add(self, data: bytes | memoryview) -> bool:
+        """Append bytes; False, and nothing is done, where they do not fit."""
+        start, size = BLOCK_BYTES + self.size, len(data)
+        if self.size + size > MAX_REST_BYTES:
+            return False
+        self.memory[start : start + size] = data
+        self.size += size
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file to keep: its name below the root, its first bytes, the rest in pieces, the rest's SHA-256."""
+    """A file to keep: its name below the root, its first bytes, the rest, and the rest's XXH3 of 128 bits."""
 
     name: str
     head: bytes
-    pieces: Sequence[Piece]
-    sha256: bytes
+    slab: Slab
+    digest: bytes
 
     @property
     def size(self) -> int:
-        """The bytes of its record, filled up to the next block."""
-        content = len(self.head) + sum(map(len, self.pieces))
-        return _blocks(RECORD_HEAD_BYTES + len(self.name.encode()) + content)
+        """The bytes of its record."""
+        return BLOCK_BYTES + _blocks(self.slab.size)
+
+    @property
+    def fits(self) -> bool:
+        """Is there room for name and first bytes in the block of the header?"""
+        return RECORD_HEAD_BYTES + len(self.name.encode()) + len(self.head) <= BLOCK_BYTES
+
+    def record(self, generation: bytes, number: int) -> memoryview:
+        """Return its record, the number-th of a segment of this generation."""
+        name, memory = self.name.encode(), self.slab.memory
+        fields = (MAGIC, generation, number, len(name), len(self.head), self.slab.size, self.digest)
+        HEADER.pack_into(memory, 0, *fields)
+        end = RECORD_HEAD_BYTES + len(name) + len(self.head)
+        memory[RECORD_HEAD_BYTES:end] = name + self.head
+        CRC.pack_into(memory, HEADER.size, _checksum(memory[:end]))
+        return memory[: self.size]
 
 
 class Journal:
@@ -74,8 +110,8 @@ class Journal:
         folder: Path,
         root: Path,
         *,
-        segment_bytes: int = 64 << 20,
-        max_segments: int = 4,
+        segment_bytes: int = SEGMENT_BYTES,
+        max_segments: int = 8,
         sync: Sync = os.fdatasync,
     ) -> None:
         """Restore what the last process left, and be ready; no file is made before the first entry."""
@@ -83,16 +119,30 @@ class Journal:
         self._folder, self._root, self._sync = folder, root, sync
         self._segment_bytes, self._max_segments = segment_bytes, max_segments
         self._changed = threading.Condition()
-        self._buffers = [memoryview(mmap(-1, BATCH_BYTES)) for _ in range(2)]
-        self._open = _Batch(self._buffers.pop())
-        self._is_writing = self._is_closing = self._is_used = False
-        self._segments = [Segment(path, segment_bytes) for path in sorted(folder.glob(f"*{SUFFIX}"))]
-        self._free = list(self._segments)
+        self._slabs: list[Slab] = []
+        self._open = _Batch()
+        self._is_writing = self._is_closing = self._is_used = self._is_wanted = False
+        self._free = [Segment(path, segment_bytes) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+        self._made = len(self._free)
+        self._names = (f"{number}{SUFFIX}" for number in itertools.count())
         self._current: Segment | None = None
         self._began_at = time.monotonic()
         self._full: list[Segment] = []
         self._settler = threading.Thread(target=self._settle_until_closed, name="journal", daemon=True)
         self._settler.start()
+
+    def take_slab(self) -> Slab:
+        """Return an empty slab; whoever has it gives it back."""
+        try:
+            slab = self._slabs.pop()
+        except IndexError:
+            slab = Slab()
+        slab.size = 0
+        return slab
+
+    def give_back(self, slab: Slab) -> None:
+        """Have a slab used again."""
+        self._slabs.append(slab)
 
     @contextmanager
     def keeping(self, entry: Entry) -> Iterator[None]:
@@ -113,6 +163,8 @@ class Journal:
         with self._changed:
             self._changed.wait_for(lambda: not self._is_writing)
             self._retire()
+            self._is_wanted = bool(self._full)
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._full)
 
     def close(self) -> None:
@@ -121,7 +173,7 @@ class Journal:
             self._is_closing = True
             self._changed.notify_all()
         self._settler.join()
-        for segment in self._segments:
+        for segment in self._free:
             segment.close()
 
     # --- one write for all that wait
@@ -143,7 +195,7 @@ class Journal:
         if self._is_writing:
             self._changed.wait()
             return
-        batch, self._open = self._open, _Batch(self._buffers.pop())
+        batch, self._open = self._open, _Batch()
         self._is_writing = self._is_used = True
         self._changed.release()
         try:
@@ -155,32 +207,43 @@ class Journal:
             if batch.segment and not batch.fault:
                 batch.segment.unplaced += len(batch.entries)
             self._is_writing, batch.is_done = False, True
-            self._buffers.append(batch.buffer)
             self._changed.notify_all()
 
     def _segment_for(self, batch: "_Batch") -> "Segment":
         """Return where the batch goes; where all segments are full it waits for one to be free."""
         with self._changed:
-            if self._current and self._current.has_room(batch.used):
+            if self._current and self._current.has_room(batch.size):
                 return self._current
             self._retire()
-            if not self._free and len(self._segments) >= self._max_segments:
-                self._changed.wait_for(lambda: self._free)
+            while not self._free and not self._may_grow():
+                self._changed.wait()
             segment = self._free.pop(0) if self._free else None
-        if segment is None:
-            make_folder(self._folder)
-            segment = Segment(self._folder / f"{len(self._segments)}{SUFFIX}", self._segment_bytes)
-            self._segments.append(segment)
-            sync_folder(self._folder)
+        segment = segment or self._new_segment()
         segment.begin()
         self._began_at = time.monotonic()
         self._current = segment
         return segment
 
+    def _may_grow(self) -> bool:
+        return self._made < self._max_segments
+
+    def _new_segment(self) -> "Segment":
+        with self._changed:
+            self._made += 1
+            path = next(path for path in map(self._folder.joinpath, self._names) if not path.exists())
+        try:
+            make_folder(self._folder)
+            segment = Segment(path, self._segment_bytes)
+            sync_folder(self._folder)
+        except OSError:
+            self._made -= 1
+            raise
+        return segment
+
     # --- segments become free again
 
     def _retire(self) -> None:
-        """Have the segment in use settled."""
+        """Have the segment in use settled, when it is time."""
         if self._current:
             self._full.append(self._current)
             self._current = None
@@ -189,24 +252,39 @@ class Journal:
     def _settle_until_closed(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._full or self._is_closing, IDLE_S)
+                self._changed.wait_for(self._is_settling_due, IDLE_S)
                 is_old = time.monotonic() - self._began_at > MAX_AGE_S
-                is_over = self._is_closing or is_old or not self._is_used
-                if not self._full and not self._is_writing and is_over:
+                if not self._is_writing and (self._is_closing or is_old or not self._is_used):
                     self._retire()
+                    self._is_wanted = bool(self._full)
                 self._is_used = False
-                if not self._full:
-                    if self._is_closing:
-                        return
-                    continue
-                segment = self._full[0]
-                self._changed.wait_for(lambda: not segment.unplaced)  # noqa: B023 - called before the next
-            self._settle(segment)
+                if not self._full and self._is_closing:
+                    return
+                full = [*self._full] if self._is_settling_due() else []
+                self._changed.wait_for(lambda: not any(one.unplaced for one in full))  # noqa: B023 - here
+            if full:
+                self._settle(full)
+            else:
+                self._grow()
 
-    def _settle(self, segment: "Segment") -> None:
+    def _grow(self) -> None:
+        """Make the next segment while there is time, if there was ever need of one."""
+        if self._made and self._may_grow():
+            with suppress(OSError):  # it is made, or fails, when it is needed
+                segment = self._new_segment()
+                with self._changed:
+                    self._free.append(segment)
+
+    def _is_settling_due(self) -> bool:
+        """Is there something to settle, and somebody who wants it done, or will soon?"""
+        is_short = len(self._free) < 2 and not self._may_grow()
+        return self._is_closing or bool(self._full and (is_short or self._is_wanted))
+
+    def _settle(self, full: "Sequence[Segment]") -> None:
         try:
             sync_file_system(self._root)
-            segment.erase(self._sync)
+            for segment in full:
+                segment.erase(self._sync)
         except OSError as fault:
             log.error("journal_not_settled", reason=fault.strerror)  # noqa: TRY400 - the reason says it all
             if self._is_closing:  # the next start replays it
@@ -214,52 +292,38 @@ class Journal:
             time.sleep(RETRY_S)
             return
         with self._changed:
-            self._full.remove(segment)
-            self._free.append(segment)
+            self._full = [one for one in self._full if one not in full]
+            self._is_wanted = self._is_wanted and bool(self._full)
+            self._free.extend(full)
             self._changed.notify_all()
 
 
 class _Batch:
     """Entries that are written together, and what became of it."""
 
-    def __init__(self, buffer: memoryview) -> None:
-        self.buffer = buffer
-        self.used = 0
-        self.entries: list[tuple[int, Entry]] = []
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.size = 0
         self.is_done = False
         self.fault: OSError | None = None
         self.segment: Segment | None = None
 
     def has_room(self, entry: Entry) -> bool:
         """Does the entry fit, or is the batch still empty?"""
-        return self.used + entry.size <= len(self.buffer)
+        is_small = len(self.entries) < BATCH_ENTRIES and self.size + entry.size <= BATCH_BYTES
+        return is_small or not self.entries
 
     def add(self, entry: Entry) -> None:
-        """Copy the content of an entry; the caller's pieces are free for other use then."""
-        position = self.used + RECORD_HEAD_BYTES
-        for piece in (entry.name.encode(), entry.head, *entry.pieces):
-            self.buffer[position : position + len(piece)] = piece
-            position += len(piece)
-        self.entries.append((self.used, entry))
-        self.used += entry.size
+        """Take an entry, whose slab must not change before this is done."""
+        self.entries.append(entry)
+        self.size += entry.size
 
     def write(self, segment: "Segment", sync: Sync) -> None:
         """Write all of it to the segment, and sync."""
         self.segment = segment
-        for number, (position, entry) in enumerate(self.entries, start=segment.records):
-            self._put_header(position, entry, number, segment.generation)
-        segment.write(self.buffer[: self.used], len(self.entries))
+        numbered = enumerate(self.entries, start=segment.records)
+        segment.write([entry.record(segment.generation, number) for number, entry in numbered])
         sync(segment.descriptor)
-
-    def _put_header(self, position: int, entry: Entry, number: int, generation: bytes) -> None:
-        name, rest = len(entry.name.encode()), sum(map(len, entry.pieces))
-        fields = (MAGIC, generation, number, name, len(entry.head), rest, entry.sha256)
-        start, end = position + RECORD_HEAD_BYTES, position + RECORD_HEAD_BYTES + name + len(entry.head)
-        HEADER.pack_into(self.buffer, position, *fields)
-        checked = zlib.crc32(
-            self.buffer[start:end], zlib.crc32(self.buffer[position : position + HEADER.size])
-        )
-        CRC.pack_into(self.buffer, position + HEADER.size, checked)
 
 
 class Segment:
@@ -293,13 +357,13 @@ class Segment:
         self._end = self.records = 0
         self.generation = secrets.token_bytes(16)
 
-    def write(self, data: memoryview, records: int) -> None:
+    def write(self, records: Sequence[memoryview]) -> None:
         """Append records; if it fails, the next ones go to the same place."""
-        done = 0
-        while done < len(data):
-            done += os.pwrite(self.descriptor, data[done:], self._end + done)
-        self._end += len(data)
-        self.records += records
+        size = sum(map(len, records))
+        if os.pwritev(self.descriptor, records, self._end) < size:
+            raise OSError(errno.EIO, "the journal took a part of what was written")
+        self._end += size
+        self.records += len(records)
 
     def erase(self, sync: Sync) -> None:
         """Forget all records."""
@@ -313,14 +377,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An entry as it was found: where file and rest of it begin, where it ends, and where the next begins."""
+    """An entry as it was found."""
 
     name: str
-    start: int
-    content: int
-    stop: int
-    next: int
-    sha256: bytes
+    head: memoryview
+    rest: memoryview
+    digest: bytes
 
 
 def replay(folder: Path, root: Path) -> int:
@@ -334,7 +396,7 @@ def replay(folder: Path, root: Path) -> int:
     for path in paths:
         with path.open("rb") as file, suppress(ValueError):  # of an empty file no map can be made
             data = memoryview(mmap(file.fileno(), 0, prot=PROT_READ))
-            restored += sum(_restore(record, data, root, path.name) for record in records_in(data))
+            restored += sum(_restore(record, root, path.name) for record in records_in(data))
     if paths:
         sync_file_system(root)
     for path in paths:
@@ -348,26 +410,32 @@ def replay(folder: Path, root: Path) -> int:
 def records_in(data: memoryview) -> Iterator[Record]:
     """Yield the records of a segment, up to the first whose header is none."""
     position, number, generation = 0, 0, None
-    while position + RECORD_HEAD_BYTES <= len(data):
-        magic, found, count, name, head, rest, sha256 = HEADER.unpack_from(data, position)
-        start = position + RECORD_HEAD_BYTES
-        content, stop = start + name + head, start + name + head + rest
-        if magic != MAGIC or count != number or (generation or found) != found or stop > len(data):
+    while position + BLOCK_BYTES <= len(data):
+        magic, found, count, name, head, rest, digest = HEADER.unpack_from(data, position)
+        start, after = position + RECORD_HEAD_BYTES, position + BLOCK_BYTES
+        end, stop = start + name + head, after + rest
+        if magic != MAGIC or count != number or (generation or found) != found:
             return
-        checked = zlib.crc32(data[start:content], zlib.crc32(data[position : position + HEADER.size]))
-        if checked != CRC.unpack_from(data, position + HEADER.size)[0]:
+        if end > after or stop > len(data):
             return
-        next_ = position + _blocks(stop - position)
-        yield Record(bytes(data[start : start + name]).decode(), start + name, content, stop, next_, sha256)
-        position, number, generation = next_, number + 1, found
+        if _checksum(data[position:end]) != CRC.unpack_from(data, position + HEADER.size)[0]:
+            return
+        text = bytes(data[start : start + name]).decode()
+        yield Record(text, data[start + name : end], data[after:stop], digest)
+        position, number, generation = after + _blocks(rest), number + 1, found
 
 
-def _restore(record: Record, data: memoryview, root: Path, segment: str) -> bool:
+def _checksum(header: memoryview) -> int:
+    """Return the CRC of a record's header, name and first bytes, the place of the CRC itself left out."""
+    return zlib.crc32(header[RECORD_HEAD_BYTES:], zlib.crc32(header[: HEADER.size]))
+
+
+def _restore(record: Record, root: Path, segment: str) -> bool:
     """Write the file of a record again, unless it is there; True where it was written."""
-    if hashlib.sha256(data[record.content : record.stop]).digest() != record.sha256:
+    if xxh3_128(record.rest).digest() != record.digest:
         log.warning("journal_record_skipped", segment=segment, path=record.name)
         return False
-    path, content = root / record.name, data[record.start : record.stop]
+    path, content = root / record.name, bytes(record.head) + bytes(record.rest)
     if not path.resolve().is_relative_to(root.resolve()):
         return False
     with suppress(OSError):

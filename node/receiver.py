@@ -22,7 +22,7 @@ from node.telemetry import configure_logging
 from node.tls import door_context
 
 MIB, GIB = 1 << 20, 1 << 30
-SEGMENTS = 4
+SEGMENTS = 8
 STOP_SPARE_S = 10.0
 ASSOCIATIONS = "associations"
 

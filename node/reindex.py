@@ -1,7 +1,7 @@
 """The index made to agree with the spool, which is the truth."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -32,17 +32,21 @@ class Reindexed:
     missing: int
 
 
-def record_instance(index: Index, instance: Instance, received_at: float | None = None) -> Counter[str]:
-    """Note what an instance says of our results, then the instance: a crash loses neither.
+def record_instances(
+    index: Index, instances: Sequence[Instance], received_at: float | None = None
+) -> Counter[str]:
+    """Note what instances say of our results, then the instances: a crash loses neither.
 
     Returns the verdicts that are new.
     """
     verdicts: Counter[str] = Counter()
-    feedback = read_feedback(instance, index.result_paths)
-    if feedback and index.record_feedback(instance, feedback, received_at):
-        verdicts.update(one.verdict.value for one in feedback)
-        log.info("feedback_received", sop_instance_uid=instance.sop_instance_uid, verdicts=len(feedback))
-    index.record_instance(instance, received_at)
+    for instance in instances:
+        feedback = read_feedback(instance, index.result_paths)
+        if feedback and index.record_feedback(instance, feedback, received_at):
+            verdicts.update(one.verdict.value for one in feedback)
+            uid = instance.sop_instance_uid
+            log.info("feedback_received", sop_instance_uid=uid, verdicts=len(feedback))
+    index.record_instances(instances, received_at)
     return verdicts
 
 
@@ -54,7 +58,7 @@ def add_unknown(index: Index, storage: Storage, progress: Progress = lambda _don
     arrivals = list(_arrivals(storage, unknown, progress))
     # In the order of their arrival: a revision takes the place of what came before it.
     for received_at, instance in sorted(arrivals, key=itemgetter(0)):
-        record_instance(index, instance, received_at)
+        record_instances(index, [instance], received_at)
         log.info("instance_reindexed", sop_instance_uid=instance.sop_instance_uid)
     missing = len(known - there)
     if missing:

@@ -120,7 +120,7 @@ class ReceiveSettings:
     read_timeout_s: Annotated[float, number(1, 3600)] = 30.0
     min_bytes_per_s: Annotated[float, number(0, 1_000_000_000)] = 1024.0
     processes: Annotated[int, integer(0, 64)] = 2
-    journal_mib: Annotated[int, integer(0, 65_536)] = 256
+    journal_mib: Annotated[int, integer(0, 65_536)] = 1024
     sync: Annotated[bool, boolean] = True
     allow_hosts: Annotated[tuple[str, ...], list_of(network)] = ("127.0.0.1", "::1")
     accept_private_classes: Annotated[bool, boolean] = False

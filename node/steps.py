@@ -194,7 +194,7 @@ class Steps:
 
     def _run(self, series: Series, rule: routing.Rule, card: ModelCard, not_eligible: str) -> Json:
         pipeline = self._parts.routes[rule.pipeline].pipeline
-        digests = sorted((one.sop_instance_uid, one.sha256) for one in series.instances)
+        digests = sorted((one.sop_instance_uid, one.digest) for one in series.instances)
         helpers = [self._parts.engine.card(one).version for one in models_of(pipeline)[1:]]
         made_from = (card.name, card.version, *helpers, pipeline, node.__version__, digests)
         return {

@@ -2,7 +2,7 @@
 
 ```
 incoming/                                          half-written files; nothing there counts
-instances/<study>/<series>/<instance>_<sha256>_<called AE title>.dcm
+instances/<study>/<series>/<instance>_<digest>_<called AE title>.dcm
 runs/<run>/
 journal/<process>/                                 what is safe there already, and may not be yet in its place
 ```
@@ -25,33 +25,31 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 import structlog
+from xxhash import xxh3_128
 
 from node.disk import (
-    FILE_MODE,
     FOLDER_MODE,
     Sync,
-    create_file,
     disk_errors,
     make_folder,
+    new_descriptor,
     sync_folder,
     write_all,
 )
 from node.domain.study import Instance
 from node.errors import DatasetError, OutOfResourcesError, StoreError
 from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta, read_identifiers
-from node.journal import Entry, Journal, replay
+from node.journal import SEGMENT_BYTES, Entry, Journal, replay
 
 log = structlog.get_logger()
 _numbers = itertools.count()
 
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-# What fits into the journal; more is written to the file as it comes.
-MAX_HELD_BYTES = 4 << 20
-# So many can be written in one call.
-MAX_PIECES = 1000
+# What names an instance is looked for in so much of it first.
+BEGINNING_BYTES = 1 << 16
+COMPARED_BYTES = 1 << 20
 # So long the disk is taken to have the room that it had.
 ROOM_S = 0.1
-SEGMENT_BYTES = 64 << 20
 # From this part of the way to the watermark on, the disk counts as nearly full.
 NEAR = 0.97
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -83,122 +81,117 @@ class InstanceWriter:
     def __init__(self, storage: "Storage", meta: FileMeta) -> None:
         self._storage = storage
         self._meta = meta
-        self._sha256 = hashlib.sha256()
-        self._path = storage.incoming / f"{os.getpid()}-{next(_numbers)}.part"
+        self._digest = xxh3_128()
         self._head = encode_file_meta(meta)
-        self._pieces: list[bytes | memoryview] = []
-        self._held = 0
-        self._file: BinaryIO | None = None
-        self._identifiers: Identifiers | None = None
-
-    @property
-    def holds_pieces(self) -> bool:
-        """Are pieces held that were not copied anywhere?"""
-        return bool(self._pieces)
+        self._beginning = bytearray()
+        self._size = 0
+        self._slab = storage.journal.take_slab() if storage.journal else None
+        self._path = storage.incoming / f"{os.getpid()}-{next(_numbers)}.part"
+        self._is_there = True
+        with disk_errors():
+            self._descriptor = new_descriptor(self._path)
+            write_all(self._descriptor, self._head)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append a piece of the encoded data set, exactly as it came; it must not change before `spill`."""
-        self._identifiers = None
-        self._sha256.update(data)
-        self._pieces.append(data)
-        self._held += len(data)
-        if self._held > MAX_HELD_BYTES or len(self._pieces) > MAX_PIECES:
-            self.spill()
-
-    def spill(self) -> None:
-        """Put what is held into the file."""
+        """Append a piece of the encoded data set, exactly as it came, while the processor has it at hand."""
+        self._digest.update(data)
+        if len(self._beginning) < BEGINNING_BYTES:
+            self._beginning += data[: BEGINNING_BYTES - len(self._beginning)]
+        self._size += len(data)
+        if self._slab and not self._slab.add(data):
+            self._give_back_slab()
         with disk_errors():
-            file = self._opened()
-            for piece in self._pieces:
-                file.write(piece)
-        self._pieces, self._held = [], 0
+            write_all(self._descriptor, data)
 
-    def _opened(self) -> BinaryIO:
-        if self._file is None:
-            self._file = create_file(self._path)
-            self._file.write(self._head)
-        return self._file
+    def _give_back_slab(self) -> None:
+        if self._slab and self._storage.journal:
+            self._storage.journal.give_back(self._slab)
+        self._slab = None
 
     def identifiers(self) -> Identifiers:
         """Return what names the instance once it is complete; DatasetError where it cannot be told."""
-        if self._identifiers is None:
-            if self._file is None:
-                self._identifiers = self._held_identifiers()
-            else:
-                self.spill()
-                with disk_errors():
-                    self._file.seek(len(self._head))
-                    self._identifiers = self._read_identifiers(self._file)
-                    self._file.seek(0, os.SEEK_END)
-        return self._identifiers
-
-    def _held_identifiers(self) -> Identifiers:
-        """Look for them in the beginning first: the rest is pixels, and is copied to be looked at."""
-        if self._pieces and len(self._pieces[0]) < self._held:
-            with suppress(DatasetError):
-                found = self._read_identifiers(io.BytesIO(self._pieces[0]))
-                if found.modality:
-                    return found
-        return self._read_identifiers(io.BytesIO(b"".join(self._pieces)))
+        beginning = io.BytesIO(self._beginning)
+        if self._size == len(self._beginning):
+            return self._read_identifiers(beginning)
+        with suppress(DatasetError):  # the rest is pixels, most often
+            found = self._read_identifiers(beginning)
+            if found.modality:
+                return found
+        with disk_errors(), self._path.open("rb") as file:
+            file.seek(len(self._head))
+            return self._read_identifiers(file)
 
     def _read_identifiers(self, file: BinaryIO) -> Identifiers:
         return read_identifiers(file, self._meta.transfer_syntax_uid, self._meta.sop_instance_uid)
 
-    def commit(self) -> Stored:
-        """Return the instance once it is safe under its final name."""
+    def commit(self, identifiers: Identifiers | None = None) -> Stored:
+        """Return the instance once it is safe under its final name; `identifiers` are its own, if known."""
         storage = self._storage
-        instance = storage.describe(self.identifiers(), self._meta, self._sha256.hexdigest())
+        named = identifiers or self.identifiers()
+        instance = storage.describe(named, self._meta, self._digest.hexdigest())
         if os.path.exists(instance.path):  # noqa: PTH110 - half the time, for each instance
             # A file there that cannot be read is worth no more than none, and is replaced.
             with suppress(StoreError):
-                return Stored(storage.read_instance(instance.path), is_new=False)
+                before = storage.read_instance(instance.path)
+                if not self._is_in(instance.path):
+                    raise DatasetError(named.sop_instance_uid, "other bytes with this UID have its digest")
+                return Stored(before, is_new=False)
         with disk_errors():
-            if self._file is None and storage.journal:
-                self._commit_by_journal(instance.path, storage.journal)
-            else:
+            if not self._commit_by_journal(instance.path):
                 self._commit_by_itself(instance.path)
         return Stored(instance, is_new=True)
 
-    def _commit_by_journal(self, path: Path, journal: Journal) -> None:
-        """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file."""
-        self._write_held(_sync_later)
-        name = str(path.relative_to(self._storage.root))
-        with journal.keeping(Entry(name, self._head, self._pieces, self._sha256.digest())):
-            make_folder(path.parent, sync=_sync_later)
-            self._path.rename(path)
+    def _is_in(self, path: Path) -> bool:
+        """Does a stored file hold the same data set? The digest is fast, and no proof against a forger."""
+        with disk_errors(), self._path.open("rb") as ours, path.open("rb") as theirs:
+            ours.seek(len(self._head))
+            read_file_meta(theirs)
+            while (piece := ours.read(COMPARED_BYTES)) == theirs.read(COMPARED_BYTES):
+                if not piece:
+                    return True
+        return False
 
-    def _write_held(self, sync: Sync) -> None:
-        """Write the file from what is held, all at once."""
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
-        try:
-            write_all(descriptor, [self._head, *self._pieces])
-            sync(descriptor)
-        finally:
-            os.close(descriptor)
+    def _commit_by_journal(self, path: Path) -> bool:
+        """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file.
+
+        False, and nothing is done, where there is no journal, or it does not take this.
+        """
+        journal = self._storage.journal
+        if not journal or not self._slab:
+            return False
+        name = str(path.relative_to(self._storage.root))
+        entry = Entry(name, self._head, self._slab, self._digest.digest())
+        if not entry.fits:
+            return False
+        with journal.keeping(entry):
+            make_folder(path.parent, sync=_sync_later)
+            self._give_name(path)
+        return True
 
     def _commit_by_itself(self, path: Path) -> None:
         """Sync the file, give it its name, and sync that."""
         storage = self._storage
-        if self._file is None:
-            self._write_held(storage.sync)
-        else:
-            self.spill()
-            self._file.flush()
-            storage.sync(self._file.fileno())
+        storage.sync(self._descriptor)
         make_folder(path.parent, sync=storage.sync)
         if storage.journal:  # which may have made folders and left them to the page cache
             for folder in (path.parent.parent, storage.instances_folder):
                 sync_folder(folder, sync=storage.sync)
-        self._path.rename(path)
+        self._give_name(path)
         sync_folder(path.parent, sync=storage.sync)
+
+    def _give_name(self, path: Path) -> None:
+        self._path.rename(path)
+        self._is_there = False
 
     def abort(self) -> None:
         """Close, and delete what was not committed."""
-        self._pieces = []
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
-        self._path.unlink(missing_ok=True)
+        self._give_back_slab()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._is_there:
+            self._path.unlink(missing_ok=True)
+            self._is_there = False
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -310,15 +303,15 @@ class Storage:
         except (OSError, DatasetError) as fault:
             reason = fault.message if isinstance(fault, DatasetError) else f"cannot be read: {fault.strerror}"
             raise StoreError(path.name, reason) from fault
-        sha256 = path.stem.split("_")[1] if "_" in path.stem else ""
-        instance = self.describe(identifiers, meta, sha256)
+        digest = path.stem.split("_")[1] if "_" in path.stem else ""
+        instance = self.describe(identifiers, meta, digest)
         if instance.path != path:
             raise StoreError(path.name, f"its content belongs in {instance.path.relative_to(self.root)}")
         return instance
 
-    def describe(self, identifiers: Identifiers, meta: FileMeta, sha256: str) -> Instance:
+    def describe(self, identifiers: Identifiers, meta: FileMeta, digest: str) -> Instance:
         """Return the instance with these identifiers, and the path at which it is or will be stored."""
-        parts = (_token(identifiers.sop_instance_uid, UID), sha256, _token(meta.called_ae_title, PLAIN))
+        parts = (_token(identifiers.sop_instance_uid, UID), digest, _token(meta.called_ae_title, PLAIN))
         name = "_".join(filter(None, parts))
         folder = self.series_folder(identifiers.study_instance_uid, identifiers.series_instance_uid)
         return Instance(
@@ -329,7 +322,7 @@ class Storage:
             meta.transfer_syntax_uid,
             identifiers.modality,
             folder / f"{name}.dcm",
-            sha256,
+            digest,
             meta.called_ae_title,
             meta.calling_ae_title,
         )

@@ -78,7 +78,7 @@ class Workflow:
         """Have a complete study read; asking twice for the same instances is asking once."""
         uid = study.study_instance_uid
         instances = self._index.instances(uid)
-        made_of = sorted((one.sop_instance_uid, one.sha256, one.called_ae_title) for one in instances)
+        made_of = sorted((one.sop_instance_uid, one.digest, one.called_ae_title) for one in instances)
         job_id = derived_id(uid, study.retries, made_of)
         if self._has_ended(job_id):
             # The index was lost and rebuilt, and does not know what came of that job: read the study again.

@@ -1,6 +1,5 @@
 """A DIMSE listener on a free port, and a peer for it that sends what it is told to."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pydicom import Dataset
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
+from xxhash import xxh3_128
 
 from node.deliver.association import Peer
 from node.header import read_file_meta
@@ -56,7 +56,7 @@ class Door:
 
     def _note(self, stored: Stored) -> None:
         if self.refuses_to_note:
-            raise KeyError(stored.instance.sha256)
+            raise KeyError(stored.instance.digest)
         self.stored.append(stored)
 
 
@@ -99,7 +99,7 @@ def store_raw(door: Door, path: Path, sop_class: str = CT, called: str = SIGHTLI
         return association.send_c_store(path)
 
 
-def dataset_sha256(path: Path) -> str:
+def dataset_digest(path: Path) -> str:
     with path.open("rb") as file:
         read_file_meta(file)
-        return hashlib.sha256(file.read()).hexdigest()
+        return xxh3_128(file.read()).hexdigest()

@@ -18,7 +18,7 @@ from node.deliver.dicomweb import StowDestination, count_by_series, count_instan
 from node.domain.delivery import Reception, Reference
 from node.errors import DestinationUnreachableError, UnconfirmableError
 from node.samples.dicom import fresh_uid
-from tests.doors import dataset_sha256
+from tests.doors import dataset_digest
 from tests.instances import CT, encode_dataset, write_instance
 from tests.peers import LOOPBACK, free_ports
 from tests.peers.orthanc import DICOMWEB_PLUGIN, Orthanc, run_orthanc
@@ -72,7 +72,7 @@ def test_orthanc_takes_objects_once_and_says_that_it_holds_them(orthanc: Orthanc
     for reference, path in paths.items():
         copy = tmp_path / "copy.dcm"
         copy.write_bytes(orthanc.download(orthanc.instances(study)[reference.sop_instance_uid]))
-        assert dataset_sha256(copy) == dataset_sha256(path)
+        assert dataset_digest(copy) == dataset_digest(path)
     missing = Reference(study, next(iter(paths)).series_instance_uid, CT, "1.2.3.4")
     elsewhere = Reference("1.2.3", "1.2.3.4", CT, "1.2.3.4.5")
     held = archive.confirm([*paths, missing, elsewhere])
@@ -128,7 +128,7 @@ def test_what_goes_out_comes_in_byte_for_byte_and_with_the_token(tmp_path: Path)
         (Reception.POSTPONED, "HTTP 401 Unauthorized")
     }
     assert {one.reception for one in accepted} == {Reception.ACCEPTED}
-    assert {each.instance.sha256 for each in door.stored} == set(map(dataset_sha256, paths.values()))
+    assert {each.instance.digest for each in door.stored} == set(map(dataset_digest, paths.values()))
 
 
 # --- to archives that answer otherwise

@@ -15,9 +15,9 @@ def index(tmp_path):
     index.close()
 
 
-def instance(uid="1.2.3.4.5", sha256="a" * 64, called="SIGHTLINE", modality="DX", study=STUDY):
-    path = Path(f"/spool/{uid}_{sha256[:4]}_{called}.dcm")
-    return Instance(study, SERIES, uid, "1.2.840.1", "1.2.840.2", modality, path, sha256, called, "PACS")
+def instance(uid="1.2.3.4.5", digest="a" * 32, called="SIGHTLINE", modality="DX", study=STUDY):
+    path = Path(f"/spool/{uid}_{digest[:4]}_{called}.dcm")
+    return Instance(study, SERIES, uid, "1.2.840.1", "1.2.840.2", modality, path, digest, called, "PACS")
 
 
 def only_open_study(index):
@@ -40,7 +40,7 @@ def test_a_stored_instance_comes_back_as_it_was(index):
 
     assert index.instances(STUDY) == [instance()]
     assert index.holds(instance())
-    assert not index.holds(instance(sha256="b" * 64))
+    assert not index.holds(instance(digest="b" * 32))
     assert index.paths() == {instance().path}
 
 

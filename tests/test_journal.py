@@ -1,6 +1,5 @@
 """The journal: what it was told is safe is there after a crash, whatever became of the files themselves."""
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -10,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_128
 
 from node.errors import OutOfResourcesError
 from node.header import FileMeta
-from node.journal import BLOCK_BYTES, Entry, Journal, records_in, replay
+from node.journal import BLOCK_BYTES, Entry, Journal, Slab, records_in, replay
 from node.storage import Storage, Stored, Watermark
 from tests.instances import CT, EXPLICIT, encode_dataset
 from tests.peers import REPOSITORY
@@ -29,12 +29,14 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def entry(number: int, size: int = 1000) -> Entry:
-    content = bytes([number]) * size
-    return Entry(f"files/{number}.dcm", b"head", [content[:7], memoryview(content)[7:]], sha256(content))
+    return entry_of(f"files/{number}.dcm", bytes([number]) * size)
 
 
-def sha256(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
+def entry_of(name: str, content: bytes) -> Entry:
+    slab = Slab()
+    for piece in (content[:7], memoryview(content)[7:]):
+        assert slab.add(piece)
+    return Entry(name, b"head", slab, xxh3_128(content).digest())
 
 
 def keep(journal: Journal, root: Path, one: Entry) -> Path:
@@ -42,7 +44,7 @@ def keep(journal: Journal, root: Path, one: Entry) -> Path:
     path = root / one.name
     with journal.keeping(one):
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(one.head + b"".join(one.pieces))
+        path.write_bytes(one.head + one.slab.memory[BLOCK_BYTES : BLOCK_BYTES + one.slab.size])
     return path
 
 
@@ -196,7 +198,7 @@ def test_what_is_safe_by_itself_does_not_come_back(journal: Journal, tmp_path: P
 
 @pytest.mark.parametrize(
     ("position", "restored"),
-    [(0, []), (BLOCK_BYTES + 300, [0, 2]), (BLOCK_BYTES + 20, [0]), (2 * BLOCK_BYTES, [0, 1])],
+    [(0, []), (3 * BLOCK_BYTES + 300, [0, 2]), (2 * BLOCK_BYTES + 20, [0]), (4 * BLOCK_BYTES, [0, 1])],
     ids=["first header", "content", "header", "last header"],
 )
 def test_a_damaged_segment_costs_no_more_than_what_cannot_be_told(
@@ -231,7 +233,7 @@ def test_records_of_an_earlier_use_are_not_taken_for_those_of_this_one(
 def test_a_name_that_leads_out_of_the_spool_is_not_followed(journal: Journal, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
-    with journal.keeping(Entry("../outside", b"", [b"x"], sha256(b"x"))):
+    with journal.keeping(entry_of("../outside", b"x")):
         pass
 
     assert replay(tmp_path / "journal", root) == 0

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from node.deliver.dimse import send_files
 from node.receive.negotiation import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from node.storage import Storage, Watermark
-from tests.doors import ANY_DISK, SIGHTLINE, OpenDoor, associated, dataset_sha256, opening, store_raw
+from tests.doors import ANY_DISK, SIGHTLINE, OpenDoor, associated, dataset_digest, opening, store_raw
 from tests.instances import CT, EXPLICIT, IMPLICIT, MR, PATIENT, encode_dataset, write_instance
 from tests.peers import dcmtk
 
@@ -39,9 +39,9 @@ def test_real_files_of_every_transfer_syntax_are_kept_byte_for_byte(
 
     accepted = [file.path for file in summary.files if file.is_accepted]
     assert len({each.instance.transfer_syntax_uid for each in door.stored}) >= 12
-    assert [dataset_sha256(path) for path in accepted] == [each.instance.sha256 for each in door.stored]
-    assert [dataset_sha256(each.instance.path) for each in door.stored] == [
-        each.instance.sha256 for each in door.stored
+    assert [dataset_digest(path) for path in accepted] == [each.instance.digest for each in door.stored]
+    assert [dataset_digest(each.instance.path) for each in door.stored] == [
+        each.instance.digest for each in door.stored
     ]
 
 

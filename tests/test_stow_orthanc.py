@@ -8,7 +8,7 @@ import pytest
 from pydicom import dcmread
 
 from node.samples.dicom import fresh_uid
-from tests.doors import dataset_sha256
+from tests.doors import dataset_digest
 from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers.orthanc import DICOMWEB_PLUGIN, Orthanc, run_orthanc
 from tests.web_doors import WebDoor, opening_web
@@ -58,7 +58,7 @@ def test_a_study_that_orthanc_sends_is_stored_as_orthanc_has_it(hospital: Hospit
     stored = [each.instance for each in hospital.door.stored if each.instance.study_instance_uid == study]
     assert sorted(each.sop_instance_uid for each in stored) == sorted(uids)
     for each in stored:
-        assert dataset_sha256(each.path) == dataset_sha256(tmp_path / f"{each.sop_instance_uid}.dcm")
+        assert dataset_digest(each.path) == dataset_digest(tmp_path / f"{each.sop_instance_uid}.dcm")
         assert dcmread(each.path).PatientName == PATIENT
     assert {ended for studies, ended in hospital.door.released if study in studies} == {"released"}
     assert hospital.door.leftovers() == []

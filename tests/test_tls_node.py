@@ -29,7 +29,7 @@ from node.settings import Configuration, DestinationSettings, ReceiveSettings, T
 from node.tls import client_context, ends_by_use, server_context
 from node.web import WebServer
 from tests.certificates import Authority
-from tests.doors import SIGHTLINE, Door, OpenDoor, dataset_sha256, opening
+from tests.doors import SIGHTLINE, Door, OpenDoor, dataset_digest, opening
 from tests.instances import encode_dataset, write_instance
 from tests.peers import LOOPBACK, dcmtk, end_process, free_ports, need_program, wait_until
 from tests.peers.node import run_sightline
@@ -170,7 +170,7 @@ def test_what_dcmtk_sends_over_tls_is_stored(
     assert storescu(door.port, hospital.issue("scanner"), path) == 0
 
     (stored,) = door.stored
-    assert dataset_sha256(stored.instance.path) == dataset_sha256(path)
+    assert dataset_digest(stored.instance.path) == dataset_digest(path)
 
 
 def test_our_own_sender_reaches_our_own_door_over_tls(

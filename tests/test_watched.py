@@ -15,7 +15,7 @@ from node.receive.notes import Notes
 from node.receive.watched import FolderListener, FolderSettings
 from node.samples.demo import Sample
 from node.storage import InstanceWriter, Storage, Stored, Watermark
-from tests.doors import ANY_DISK, dataset_sha256
+from tests.doors import ANY_DISK, dataset_digest
 from tests.instances import PATIENT, encode_dataset, write_instance
 from tests.peers import wait_until
 from tests.peers.node import make_node
@@ -51,7 +51,7 @@ class Inbox:
 
     def _note(self, stored: Sequence[Stored]) -> None:
         if self.refuses_to_note:
-            raise KeyError(stored[0].instance.sha256)
+            raise KeyError(stored[0].instance.digest)
         self.stored += stored
 
 
@@ -79,13 +79,13 @@ def write(path: Path, uid: str = "1.2.3.4.5") -> Path:
 def test_files_of_a_folder_and_those_below_are_stored_and_moved_away(open_inbox: OpenInbox) -> None:
     inbox = open_inbox()
     first = write(inbox.path / "a.dcm")
-    digest = dataset_sha256(first)
+    digest = dataset_digest(first)
     write(inbox.path / "study" / "series" / "a.dcm", "1.2.3.4.6")
 
     inbox.wait_for(2)
 
     wait_until(lambda: inbox.names("done") == ["a-2.dcm", "a.dcm"], "both are put away", 5)
-    assert inbox.stored[0].instance.sha256 == digest
+    assert inbox.stored[0].instance.digest == digest
     assert {each.instance.called_ae_title for each in inbox.stored} == {"SIGHTLINE"}
     assert inbox.names() == []
     wait_until(lambda: inbox.released == [frozenset({"1.2.3"})], "the study is released", 5)
@@ -139,7 +139,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_read_again(open_inbox: OpenI
     inbox.wait_for(1)
 
     wait_until(lambda: inbox.names("done") == ["a.dcm"], "it is put away", 5)
-    assert [each.instance.sha256 for each in inbox.stored] == [dataset_sha256(inbox.path / "done" / "a.dcm")]
+    assert [each.instance.digest for each in inbox.stored] == [dataset_digest(inbox.path / "done" / "a.dcm")]
     assert inbox.stored[0].instance.path.read_bytes().endswith(b"late")
     assert len(list((tmp_path / "data" / "instances").rglob("*.dcm"))) == 1
 

@@ -22,7 +22,7 @@ class Instance:
     transfer_syntax_uid: str
     modality: str
     path: Path
-    sha256: str
+    digest: str
     called_ae_title: str = ""
     calling_ae_title: str = ""
 

@@ -1,7 +1,7 @@
 """What came in, and which studies are open, queued or closed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from node.index.tables import (
 
 STUDY_ASSEMBLED = "study_assembled"
 
-# Made once: they are asked for each instance.
-_IS_TO_READ = sa.select(sa.literal(1)).where(INSTANCES.c.sop_instance_uid == sa.bindparam("uid"), IS_READ)
-_IS_CANCELLED = sa.select(sa.literal(1)).where(
-    STUDIES.c.study_instance_uid == sa.bindparam("uid"), STUDIES.c.state == CANCELLED
+# Made once: they are asked for all that comes in.
+_UIDS = sa.bindparam("uids", expanding=True)
+_TO_READ = sa.select(INSTANCES.c.study_instance_uid).where(INSTANCES.c.sop_instance_uid.in_(_UIDS), IS_READ)
+_CANCELLED = sa.select(STUDIES.c.study_instance_uid).where(
+    STUDIES.c.study_instance_uid.in_(_UIDS), STUDIES.c.state == CANCELLED
 )
+_COLUMNS = [column.name for column in INSTANCES.columns]
+# What is recorded together came one after the other.
+TICK_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +47,36 @@ class Arrivals(Database):
     """Instances and the studies that they make."""
 
     def record_instance(self, instance: Instance, received_at: float | None = None) -> None:
-        """Record an instance; it re-opens its study, unless it is a result of ours or feedback on one.
+        """Record one instance as `record_instances` does."""
+        self.record_instances([instance], received_at)
+
+    def record_instances(self, instances: Sequence[Instance], received_at: float | None = None) -> None:
+        """Record what came in, in its order; a study is opened again unless all are results or feedback.
 
         A study that was cancelled stays so until it is asked for again.
         """
-        at = time.time() if received_at is None else received_at
-        study = {
-            "study_instance_uid": instance.study_instance_uid,
-            "state": RECEIVING,
-            "first_received_at": at,
-            "last_received_at": at,
-        }
-        row = {column.name: getattr(instance, column.name, None) for column in INSTANCES.columns}
-        row |= {"path": str(instance.path), "received_at": at}
+        began_at = time.time() if received_at is None else received_at
+        rows = [
+            {column: getattr(instance, column, None) for column in _COLUMNS}
+            | {"path": str(instance.path), "received_at": began_at + number * TICK_S}
+            for number, instance in enumerate(instances)
+        ]
         with self.connection() as connection:
-            connection.execute(self.upsert_of(INSTANCES, keep=("received_at",)), row)
-            if connection.execute(_IS_TO_READ, {"uid": instance.sop_instance_uid}).first():
-                if connection.execute(_IS_CANCELLED, {"uid": instance.study_instance_uid}).first():
-                    return
+            connection.execute(self.upsert_of(INSTANCES, keep=("received_at",)), rows)
+            uids = [instance.sop_instance_uid for instance in instances]
+            read = set(connection.execute(_TO_READ, {"uids": uids}).scalars())
+            read -= set(connection.execute(_CANCELLED, {"uids": list(read)}).scalars())
+            last = {row["study_instance_uid"]: row["received_at"] for row in rows}
+            for uid in read:
+                study = {"study_instance_uid": uid, "state": RECEIVING}
+                study |= {"first_received_at": last[uid], "last_received_at": last[uid]}
                 connection.execute(self.upsert(STUDIES, study, keep=["first_received_at"]))
 
     def holds(self, instance: Instance) -> bool:
         """Is this very instance (UID, bytes, AE title) known?"""
         same = sa.and_(
             INSTANCES.c.sop_instance_uid == instance.sop_instance_uid,
-            INSTANCES.c.sha256 == instance.sha256,
+            INSTANCES.c.digest == instance.digest,
             INSTANCES.c.called_ae_title == instance.called_ae_title,
         )
         with self.connection() as connection:

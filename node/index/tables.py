@@ -20,7 +20,7 @@ INSTANCES = sa.Table(
     "instances",
     METADATA,
     sa.Column("sop_instance_uid", sa.String(64), primary_key=True),
-    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(32), primary_key=True),
     sa.Column("called_ae_title", sa.String(16), primary_key=True),
     sa.Column("calling_ae_title", sa.String(16), nullable=False),
     sa.Column("study_instance_uid", sa.String(64), nullable=False, index=True),

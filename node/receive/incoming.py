@@ -89,16 +89,6 @@ class Reception(DIMSEServiceProvider):
         """Has a message begun that is not complete?"""
         return bool(self._command) or self._other is not None or self._store is not None
 
-    @property
-    def holds_fragments(self) -> bool:
-        """Is any fragment needed again?"""
-        return self._store is not None and self._store.holds_fragments
-
-    def spill(self) -> None:
-        """Let go of all fragments."""
-        if self._store is not None:
-            self._store.spill()
-
     def take(self, fragment: Fragment) -> None:
         """Take a piece of a message; raises PduError where it fits none."""
         if self.is_in_message and fragment.context_id != self._context_id:
@@ -198,10 +188,11 @@ class Reception(DIMSEServiceProvider):
         """Return status and comment; on success the instance is on disk and announced."""
         try:
             writer = store.complete()
-            mismatch = _mismatch(writer.identifiers(), store.request)
+            identifiers = writer.identifiers()
+            mismatch = _mismatch(identifiers, store.request)
             if mismatch:
                 return DATASET_MISMATCH, mismatch
-            stored = writer.commit()
+            stored = writer.commit(identifiers)
         except (OutOfResourcesError, DatasetError) as fault:
             return STATUS_BY_ERROR[type(fault)], getattr(fault, "message", str(fault))
         self.study_instance_uids.add(stored.instance.study_instance_uid)
@@ -237,19 +228,6 @@ class _Store:
         self._size = 0
         self._writer: InstanceWriter | None = None
         self._fault: SightlineError | None = None
-
-    @property
-    def holds_fragments(self) -> bool:
-        """Is any fragment needed again?"""
-        return self._writer is not None and self._writer.holds_pieces
-
-    def spill(self) -> None:
-        """Let go of all fragments; a failure waits too."""
-        try:
-            if self._writer is not None and self._fault is None:
-                self._writer.spill()
-        except SightlineError as fault:
-            self._fail(fault)
 
     def write(self, data: memoryview) -> None:
         """Append a piece; after a failure it is dropped."""

@@ -245,7 +245,10 @@ class Teller:
         with self._changed:
             self._changed.wait_for(lambda: len(self._lines) < MOST_UNTOLD)
             self._lines.append(line)
-            self._changed.notify_all()
+            # The thread that sends is woken for the first, and for what is urgent: to wake it for each costs
+            # the one that receives its turn.
+            if len(self._lines) in (1, MOST_UNTOLD) or self._is_urgent():
+                self._changed.notify_all()
 
     def finish(self) -> None:
         """Return once everything was told."""
@@ -271,7 +274,8 @@ class Teller:
                 return
 
     def _is_urgent(self) -> bool:
-        return self._is_done or self._lines[-1]["event"] != "stored"
+        is_full = len(self._lines) >= MOST_UNTOLD
+        return self._is_done or is_full or self._lines[-1]["event"] != "stored"
 
     def tell_stored(self, stored: Stored) -> None:
         """Tell of an instance."""

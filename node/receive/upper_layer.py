@@ -56,18 +56,11 @@ class Messages(Protocol):
     """What takes the fragments of an association's messages."""
 
     def take(self, fragment: Fragment) -> None:
-        """Take one; it is gone after `spill`. Raises PduError where it fits no message."""
-
-    def spill(self) -> None:
-        """Let go of all fragments."""
+        """Take one, which is overwritten after it. Raises PduError where it fits no message."""
 
     @property
     def is_in_message(self) -> bool:
         """Has a message begun that is not complete?"""
-
-    @property
-    def holds_fragments(self) -> bool:
-        """Is any fragment needed again?"""
 
 
 class Line(AssociationSocket):
@@ -255,10 +248,7 @@ class UpperLayer(DULServiceProvider):
             self._take()
         except PduError as fault:
             self._refuse(fault)
-        if len(self._inbox.free) < LEAST_ROOM_BYTES:
-            self._messages.spill()
-        if not self._messages.holds_fragments:
-            self._inbox.reclaim()
+        self._inbox.reclaim()
         return True
 
     def _take(self) -> None:
