@@ -114,7 +114,7 @@ def create_file(path: Path) -> BinaryIO:
     return os.fdopen(new_descriptor(path), "w+b", buffering=BUFFER_BYTES)
 
 
-def new_descriptor(path: Path) -> int:
+def new_descriptor(path: Path | str) -> int:
     """Open a file that must not be there yet, as `create_file` does, without a buffer."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
 
@@ -161,4 +161,9 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as fault:
-        raise OutOfResourcesError(f"cannot write to disk: {fault.strerror}") from fault
+        raise out_of_resources(fault) from fault
+
+
+def out_of_resources(fault: OSError) -> OutOfResourcesError:
+    """Return what a failure of the disk is to those above: for once in a block without `disk_errors`."""
+    return OutOfResourcesError(f"cannot write to disk: {fault.strerror}")

@@ -117,12 +117,14 @@ class Journal:
         """Restore what the last process left, and be ready; no file is made before the first entry."""
         replay(folder, root)
         self._folder, self._root, self._sync = folder, root, sync
-        self._segment_bytes, self._max_segments = segment_bytes, max_segments
-        self._changed = threading.Condition()
+        self._segment_bytes, self._max_segments = _blocks(segment_bytes), max_segments
+        # One lock, and whoever waits is woken for what it waits for alone: each waking costs a turn.
+        self._lock = threading.Lock()
+        self._written, self._settled, self._settling_due = (threading.Condition(self._lock) for _ in range(3))
         self._slabs: list[Slab] = []
         self._open = _Batch()
         self._is_writing = self._is_closing = self._is_used = self._is_wanted = False
-        self._free = [Segment(path, segment_bytes) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+        self._free = [Segment(path, self._segment_bytes) for path in sorted(folder.glob(f"*{SUFFIX}"))]
         self._made = len(self._free)
         self._names = (f"{number}{SUFFIX}" for number in itertools.count())
         self._current: Segment | None = None
@@ -154,24 +156,25 @@ class Journal:
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 segment.unplaced -= 1
-                self._changed.notify_all()
+                if not segment.unplaced and segment is not self._current:
+                    self._settling_due.notify()
 
     def settle(self) -> None:
         """Return once every file that was named is safe without the journal."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_writing)
+        with self._lock:
+            self._written.wait_for(lambda: not self._is_writing)
             self._retire()
             self._is_wanted = bool(self._full)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._full)
+            self._settling_due.notify()
+            self._settled.wait_for(lambda: not self._full)
 
     def close(self) -> None:
         """Have every file reach its place, and leave an empty journal."""
-        with self._changed:
+        with self._lock:
             self._is_closing = True
-            self._changed.notify_all()
+            self._settling_due.notify()
         self._settler.join()
         for segment in self._free:
             segment.close()
@@ -179,7 +182,7 @@ class Journal:
     # --- one write for all that wait
 
     def _append(self, entry: Entry) -> "Segment":
-        with self._changed:
+        with self._lock:
             while not self._open.has_room(entry):
                 self._write_or_wait()
             batch = self._open
@@ -193,30 +196,30 @@ class Journal:
     def _write_or_wait(self) -> None:
         """Write what has gathered, unless another thread is writing; then wait for that one to end."""
         if self._is_writing:
-            self._changed.wait()
+            self._written.wait()
             return
         batch, self._open = self._open, _Batch()
         self._is_writing = self._is_used = True
-        self._changed.release()
+        self._lock.release()
         try:
             batch.write(self._segment_for(batch), self._sync)
         except OSError as fault:
             batch.fault = fault
         finally:
-            self._changed.acquire()
+            self._lock.acquire()
             if batch.segment and not batch.fault:
                 batch.segment.unplaced += len(batch.entries)
             self._is_writing, batch.is_done = False, True
-            self._changed.notify_all()
+            self._written.notify_all()
 
     def _segment_for(self, batch: "_Batch") -> "Segment":
         """Return where the batch goes; where all segments are full it waits for one to be free."""
-        with self._changed:
+        with self._lock:
             if self._current and self._current.has_room(batch.size):
                 return self._current
             self._retire()
             while not self._free and not self._may_grow():
-                self._changed.wait()
+                self._settled.wait()
             segment = self._free.pop(0) if self._free else None
         segment = segment or self._new_segment()
         segment.begin()
@@ -228,7 +231,7 @@ class Journal:
         return self._made < self._max_segments
 
     def _new_segment(self) -> "Segment":
-        with self._changed:
+        with self._lock:
             self._made += 1
             path = next(path for path in map(self._folder.joinpath, self._names) if not path.exists())
         try:
@@ -247,12 +250,12 @@ class Journal:
         if self._current:
             self._full.append(self._current)
             self._current = None
-            self._changed.notify_all()
+            self._settling_due.notify()
 
     def _settle_until_closed(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(self._is_settling_due, IDLE_S)
+            with self._lock:
+                self._settling_due.wait_for(self._is_settling_due, IDLE_S)
                 is_old = time.monotonic() - self._began_at > MAX_AGE_S
                 if not self._is_writing and (self._is_closing or is_old or not self._is_used):
                     self._retire()
@@ -261,7 +264,7 @@ class Journal:
                 if not self._full and self._is_closing:
                     return
                 full = [*self._full] if self._is_settling_due() else []
-                self._changed.wait_for(lambda: not any(one.unplaced for one in full))  # noqa: B023 - here
+                self._settling_due.wait_for(lambda: not any(one.unplaced for one in full))  # noqa: B023 - here
             if full:
                 self._settle(full)
             else:
@@ -272,7 +275,7 @@ class Journal:
         if self._made and self._may_grow():
             with suppress(OSError):  # it is made, or fails, when it is needed
                 segment = self._new_segment()
-                with self._changed:
+                with self._lock:
                     self._free.append(segment)
 
     def _is_settling_due(self) -> bool:
@@ -291,11 +294,11 @@ class Journal:
                 self._full.clear()
             time.sleep(RETRY_S)
             return
-        with self._changed:
+        with self._lock:
             self._full = [one for one in self._full if one not in full]
             self._is_wanted = self._is_wanted and bool(self._full)
             self._free.extend(full)
-            self._changed.notify_all()
+            self._settled.notify_all()
 
 
 class _Batch:

@@ -13,7 +13,7 @@ from xxhash import xxh3_128
 
 from node.errors import OutOfResourcesError
 from node.header import FileMeta
-from node.journal import BLOCK_BYTES, Entry, Journal, Slab, records_in, replay
+from node.journal import BLOCK_BYTES, MAX_REST_BYTES, Entry, Journal, Slab, records_in, replay
 from node.storage import Storage, Stored, Watermark
 from tests.instances import CT, EXPLICIT, encode_dataset
 from tests.peers import REPOSITORY
@@ -238,6 +238,40 @@ def test_a_name_that_leads_out_of_the_spool_is_not_followed(journal: Journal, tm
 
     assert replay(tmp_path / "journal", root) == 0
     assert not (tmp_path / "outside").exists()
+
+
+def test_a_segment_of_an_odd_size_is_one_of_whole_blocks(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", tmp_path, segment_bytes=(1 << 20) + 1000)
+    path = keep(journal, tmp_path, entry(1))
+    size = segment(tmp_path).stat().st_size
+    journal.close()
+
+    assert path.exists()
+    assert size == (1 << 20) + BLOCK_BYTES
+
+
+def test_more_than_a_slab_holds_is_not_taken_in_part() -> None:
+    slab = Slab()
+
+    assert slab.add(bytes(MAX_REST_BYTES))
+    assert not slab.add(b"x")
+    assert slab.size == MAX_REST_BYTES
+
+
+def test_one_sync_of_the_file_system_settles_all_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[Path] = []
+    monkeypatch.setattr("node.journal.sync_file_system", settled.append)
+    journal = Journal(tmp_path / "journal", tmp_path, segment_bytes=1 << 20, max_segments=8)
+
+    for number in range(6):
+        keep(journal, tmp_path, entry(number, 900_000))
+    before = len(settled)
+    journal.settle()
+    journal.close()
+
+    assert (before, len(settled)) == (0, 1)
 
 
 # --- under the spool

@@ -94,6 +94,17 @@ def test_other_bytes_of_one_instance_are_kept_beside_the_first(storage: Storage)
     assert len(files_below(storage.root)) == 2
 
 
+def test_other_bytes_with_a_digest_that_was_forged_are_refused(storage: Storage) -> None:
+    first = store(storage, encode_dataset()).instance
+    forged = encode_dataset(pixels=b"forged")
+    first.path.write_bytes(first.path.read_bytes().replace(encode_dataset(), forged))
+
+    with pytest.raises(DatasetError, match="other bytes"):
+        store(storage, encode_dataset())
+
+    assert files_below(storage.root) == [first.path]
+
+
 @pytest.mark.parametrize("titles", [("A", "B"), ("A", "A_"), ("A", ""), ("A/B", "A B")])
 def test_each_called_ae_title_has_its_own_copy(storage: Storage, titles: tuple[str, str]) -> None:
     stored = [store(storage, encode_dataset(), called=title) for title in titles]

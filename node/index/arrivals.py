@@ -22,7 +22,7 @@ from node.index.tables import (
 STUDY_ASSEMBLED = "study_assembled"
 
 # Made once: they are asked for all that comes in.
-_UIDS = sa.bindparam("uids", expanding=True)
+_UIDS: sa.BindParameter[str] = sa.bindparam("uids", expanding=True)
 _TO_READ = sa.select(INSTANCES.c.study_instance_uid).where(INSTANCES.c.sop_instance_uid.in_(_UIDS), IS_READ)
 _CANCELLED = sa.select(STUDIES.c.study_instance_uid).where(
     STUDIES.c.study_instance_uid.in_(_UIDS), STUDIES.c.state == CANCELLED

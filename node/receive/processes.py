@@ -42,7 +42,7 @@ RETRY_S = 0.5
 LENGTH = struct.Struct(">L")
 READ_BYTES = 1 << 16
 STOP, LISTENING = b"s", b"l"
-GATHER_S = 0.02
+GATHER_S = 0.05
 MOST_UNTOLD = 1000
 INSTANCE_FIELDS = tuple(name for name in Instance.__dataclass_fields__ if name != "path")
 

@@ -215,7 +215,7 @@ class UpperLayer(DULServiceProvider):
 
     def _act(self) -> None:
         """Carry out what is queued; what the state does not allow is dropped."""
-        if self._is_acting:
+        if self._is_acting or not (self.event_queue.queue or self.to_provider_queue.queue):
             return
         self._is_acting = True
         try:
@@ -351,7 +351,7 @@ class EventAssociation(Association):
             self._is_paused = True
             if not self._is_busy():
                 layer.pump(layer._idle_timer.remaining)
-            if self._reactor_checkpoint.is_set():
+            if self._is_busy():
                 self._is_paused = False
                 context_id, message = self.dimse.get_msg(block=False)
                 if message:
@@ -366,12 +366,13 @@ class EventAssociation(Association):
 
     def _has_ended(self) -> bool:
         """Did the peer or this side end it? An association that said nothing for too long is aborted."""
-        if self.is_established and self.acse.is_release_requested():
+        has_come = bool(self.dul.to_user_queue.queue)
+        if has_come and self.is_established and self.acse.is_release_requested():
             self.acse.send_release(is_response=True)
             self.is_released, self.is_established = True, False
             evt.trigger(self, evt.EVT_RELEASED, {})
             return True
-        if self.acse.is_aborted() or self.is_aborted:
+        if (has_come and self.acse.is_aborted()) or self.is_aborted:
             self.dul.receive_pdu(wait=False)
             self.is_aborted, self.is_established = True, False
             evt.trigger(self, evt.EVT_ABORTED, {})

@@ -1,12 +1,13 @@
 """The target that is the journal: a segment of damaged records, replayed into an empty spool."""
 
-import hashlib
 import shutil
 import zlib
 from pathlib import Path
 from random import Random
 
-from node.journal import BLOCK_BYTES, CRC, HEADER, MAGIC, Entry, Journal, replay
+from xxhash import xxh3_128
+
+from node.journal import BLOCK_BYTES, CRC, HEADER, MAGIC, Entry, Journal, Slab, replay
 from tests.fuzz.mutation import mutate
 from tests.fuzz.seeds import Seed
 
@@ -26,8 +27,9 @@ class Segments:
         journal = Journal(folder / "journal", folder, segment_bytes=SEGMENT_BYTES, max_segments=2)
         (folder / "files").mkdir(parents=True)
         for number in range(3):
-            content = bytes([number]) * 3000
-            entry = Entry(f"files/{number}.dcm", b"head", [content], hashlib.sha256(content).digest())
+            content, slab = bytes([number]) * 3000, Slab()
+            slab.add(content)
+            entry = Entry(f"files/{number}.dcm", b"head", slab, xxh3_128(content).digest())
             with journal.keeping(entry):
                 (folder / entry.name).write_bytes(content)
         data = (folder / "journal" / "0.segment").read_bytes()
@@ -44,18 +46,18 @@ class Segments:
 
     def _rename(self, rng: Random, data: bytearray) -> None:
         """Give a record an odd name, or odd lengths, under a checksum that is right."""
-        position = rng.choice((0, BLOCK_BYTES, 2 * BLOCK_BYTES))
+        position = rng.choice((0, 2 * BLOCK_BYTES, 4 * BLOCK_BYTES))
         if len(data) < position + BLOCK_BYTES or data[position : position + len(MAGIC)] != MAGIC:
             return
-        magic, generation, number, length, head, rest, sha256 = HEADER.unpack_from(data, position)
+        magic, generation, number, length, head, rest, digest = HEADER.unpack_from(data, position)
         start, name = position + HEADER.size + CRC.size, rng.choice(ODD_NAMES)
-        content = data[start + length : start + length + head + rest]
+        first = data[start + length : start + length + head]
         if rng.random() < 0.3:
             head, rest = rng.choice(((0, 0), (0xFFFF, rest), (head, 0xFFFFFFFF), (head, 5000)))
-        HEADER.pack_into(data, position, magic, generation, number, len(name), head, rest, sha256)
-        data[start : start + len(name) + len(content)] = name + content
+        HEADER.pack_into(data, position, magic, generation, number, len(name), head, rest, digest)
+        data[start : start + len(name) + len(first)] = name + first
         checked = zlib.crc32(
-            (name + content)[: len(name) + head], zlib.crc32(data[position : start - CRC.size])
+            (name + first)[: len(name) + head], zlib.crc32(data[position : start - CRC.size])
         )
         CRC.pack_into(data, position + HEADER.size, checked)
 
