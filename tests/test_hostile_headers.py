@@ -25,6 +25,7 @@ from node.read.header import read_attributes
 from node.read.header_size import check_elements, check_header_size
 from node.read.picture import read_picture
 from node.read.projection import read_projection
+from node.read.scan import scan
 from node.read.slide import open_slide
 from node.read.volume import read_volume
 from node.storage import Storage
@@ -291,6 +292,11 @@ def test_a_hostile_file_is_a_permanent_fault_of_one_instance(fault: str, tmp_pat
 
     assert reasons
     assert all(reason.isprintable() for reason in reasons)
+
+
+def test_a_transfer_syntax_of_nonsense_is_not_warned_of(tmp_path: Path) -> None:
+    # What Python warns of goes to the log in its own words, with what the file says.
+    assert scan(instance(tmp_path, UIDS + IMAGE + PICTURE, "1.2.840.10008.1.2.4.50\2\0\x12").path) is None
 
 
 def test_compressed_frames_that_are_not_there_cost_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -199,7 +200,7 @@ def _form(raw: bytes) -> tuple[bool, bool]:
     Compressed pixels are always in an explicit header (PS3.5 A.4). Raises UnfitError for big endian, deflated
     and unknown ones.
     """
-    uid = UID(raw.decode("ascii", "replace").strip("\0 "))
+    uid = UID(raw.decode("ascii", "replace").strip("\0 "), validation_mode=IGNORE)
     if uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
         return uid == ExplicitVRLittleEndian, False
     if uid.is_transfer_syntax and uid.is_encapsulated:
