@@ -294,6 +294,13 @@ def test_a_hostile_file_is_a_permanent_fault_of_one_instance(fault: str, tmp_pat
     assert all(reason.isprintable() for reason in reasons)
 
 
+def test_what_is_long_is_not_kept_for_the_next_slice(tmp_path: Path) -> None:
+    with limited(memory_bytes=20 * MIB, seconds=4):
+        for number in range(60):
+            words = identifiers_in_implicit() + implicit(0x00080008, b"%06d" % number * 160_000)
+            scan(instance(tmp_path, words + implicit(0x7FE00010, b"\1\2"), IMPLICIT).path)
+
+
 def test_a_transfer_syntax_of_nonsense_is_not_warned_of(tmp_path: Path) -> None:
     # What Python warns of goes to the log in its own words, with what the file says.
     assert scan(instance(tmp_path, UIDS + IMAGE + PICTURE, "1.2.840.10008.1.2.4.50\2\0\x12").path) is None
