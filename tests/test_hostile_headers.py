@@ -206,6 +206,13 @@ def test_no_reader_unfolds_a_bomb(reader: str, tmp_path: Path, monkeypatch: pyte
         READERS[reader](hostile)
 
 
+def test_a_depth_that_nobody_can_read_costs_nothing() -> None:
+    deepest = UIDS + sequence(CODE_SEQUENCE, ITEM) * 600_000
+
+    with limited(memory_bytes=20 * MIB, seconds=2), pytest.raises(DatasetError, match="within each other"):
+        check_elements("1.2", deepest)
+
+
 def test_a_large_real_header_passes() -> None:
     frame = element(0x00200032, "DS", "-123.456\\-123.456\\1.5") + element(
         0x00200037, "DS", "1\\0\\0\\0\\1\\0"
