@@ -10,6 +10,7 @@ from random import Random
 
 from pynetdicom import AE, build_context, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from structlog.testing import capture_logs
 
 from node.journal import BATCH_BYTES
 from node.storage import Storage
@@ -37,6 +38,8 @@ class Receiver:
         self._stack, self._watched = ExitStack(), folder / "receiver"
         self._folder = self._watched / DEPTH
         self._names = (*CLIMBING, str(self._watched / "out").encode())
+        # An association that fails in a way that nobody thought of is only logged.
+        self._logs = self._stack.enter_context(capture_logs())
         storage = Storage(self._folder / "data", ANY_DISK)
         storage.open_journal("fuzz", BATCH_BYTES)
         self._stack.callback(storage.close_journal)
@@ -113,16 +116,14 @@ class Receiver:
         wait_until(
             lambda: not list((self._folder / "data" / "incoming").iterdir()), "nothing half-written", 5
         )
-        files = [one for one in self._watched.rglob("*") if one.is_file()]
-        strays = [str(one) for one in files if not self._is_in_place(one)]
+        strays = strays_in(self._watched, self._folder / "data")
         assert not strays, f"files in odd places: {strays[:3]}"
         faults, self._faults[:] = list(self._faults), []
         assert not faults, f"in a thread: {faults[0]}"
+        errors = [one["event"] for one in self._logs if one["log_level"] in ("error", "critical")]
+        self._logs.clear()
+        assert not errors, f"in the log: {errors[0]}"
         wait_until(lambda: threading.active_count() < 40, "threads end", 10)
-
-    def _is_in_place(self, path: Path) -> bool:
-        data = self._folder / "data"
-        return path.is_relative_to(data) and bool(NAME.fullmatch(str(path.relative_to(data))))
 
     def _answers(self) -> bool:
         """Does it still answer a C-ECHO?"""
@@ -137,6 +138,13 @@ class Receiver:
 
     def _note(self, fault: threading.ExceptHookArgs) -> None:
         self._faults.append(f"{fault.exc_type.__name__}: {fault.exc_value}")
+
+
+def strays_in(watched: Path, data: Path) -> list[str]:
+    """The files in a folder that are neither instances of a spool in it nor its journal."""
+    files = [one for one in watched.rglob("*") if one.is_file()]
+    names = [str(one.relative_to(data)) if one.is_relative_to(data) else str(one) for one in files]
+    return [name for name in names if not NAME.fullmatch(name)]
 
 
 def _listen(connection: socket.socket, patience_s: float = ANSWER_S) -> bytes:

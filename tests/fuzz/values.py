@@ -46,14 +46,18 @@ def spoil_dataset(rng: Random, body: bytes, syntax: str) -> bytes:
 def rename(rng: Random, body: bytes, uids: Sequence[bytes]) -> bytes:
     """A data set in Explicit VR with one to three other UIDs; the files of a spool are named after them."""
     meta = encode_file_meta(FileMeta(CT, "1.2.3", EXPLICIT))
+    return rename_file(rng, meta + body, uids)[len(meta) :]
+
+
+def rename_file(rng: Random, data: bytes, uids: Sequence[bytes]) -> bytes:
+    """A file with such UIDs in its data set; its file meta is as it was."""
+    changed = bytearray(data)
     for name in rng.sample(NAMES, rng.randint(1, len(NAMES))):
-        data = bytearray(meta + body)
-        for tag, vr, start, length in elements_of(bytes(data)):
+        for tag, vr, start, length in elements_of(bytes(changed)):
             if tag == name:
-                _set_value(data, vr, start, length, rng.choice(uids))
+                _set_value(changed, vr, start, length, rng.choice(uids))
                 break
-        body = bytes(data[len(meta) :])
-    return body
+    return bytes(changed)
 
 
 def _divided(data: bytes) -> tuple[bytes, bytes, bool]:
