@@ -13,7 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import RLELossless
 
-from node.read.child import ChildProcess
+from node.read.child import ChildError, ChildProcess
 from node.read.isolation import DecoderPool, DecoderProcess
 
 ROWS, COLUMNS, FRAMES = 32, 24, 24
@@ -129,7 +129,8 @@ def test_a_frame_whose_process_is_killed_each_time_is_refused(tmp_path: Path) ->
     program.write_text("raise SystemExit(1)")
     child = ChildProcess(program, timeout_s=5)
 
-    assert child.request("a frame") == (None, "the decoder broke down")
+    with pytest.raises(ChildError, match="the decoder broke down"):
+        child.request("a frame")
 
 
 def test_a_frame_that_wants_all_memory_gets_none(decoder: DecoderProcess) -> None:

@@ -25,6 +25,7 @@ from node.read.header import read_attributes
 from node.read.header_size import check_elements, check_header_size
 from node.read.picture import read_picture
 from node.read.projection import read_projection
+from node.read.scan import scan
 from node.read.slide import open_slide
 from node.read.volume import read_volume
 from node.storage import Storage
@@ -205,6 +206,13 @@ def test_no_reader_unfolds_a_bomb(reader: str, tmp_path: Path, monkeypatch: pyte
         READERS[reader](hostile)
 
 
+def test_a_depth_that_nobody_can_read_costs_nothing() -> None:
+    deepest = UIDS + sequence(CODE_SEQUENCE, ITEM) * 600_000
+
+    with limited(memory_bytes=20 * MIB, seconds=2), pytest.raises(DatasetError, match="within each other"):
+        check_elements("1.2", deepest)
+
+
 def test_a_large_real_header_passes() -> None:
     frame = element(0x00200032, "DS", "-123.456\\-123.456\\1.5") + element(
         0x00200037, "DS", "1\\0\\0\\0\\1\\0"
@@ -291,6 +299,18 @@ def test_a_hostile_file_is_a_permanent_fault_of_one_instance(fault: str, tmp_pat
 
     assert reasons
     assert all(reason.isprintable() for reason in reasons)
+
+
+def test_what_is_long_is_not_kept_for_the_next_slice(tmp_path: Path) -> None:
+    with limited(memory_bytes=20 * MIB, seconds=4):
+        for number in range(60):
+            words = identifiers_in_implicit() + implicit(0x00080008, b"%06d" % number * 160_000)
+            scan(instance(tmp_path, words + implicit(0x7FE00010, b"\1\2"), IMPLICIT).path)
+
+
+def test_a_transfer_syntax_of_nonsense_is_not_warned_of(tmp_path: Path) -> None:
+    # What Python warns of goes to the log in its own words, with what the file says.
+    assert scan(instance(tmp_path, UIDS + IMAGE + PICTURE, "1.2.840.10008.1.2.4.50\2\0\x12").path) is None
 
 
 def test_compressed_frames_that_are_not_there_cost_nothing(tmp_path: Path) -> None:

@@ -4,10 +4,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from node.read.messages import Buffer, Bytes, MessageError, receive, send
+
+
+class ChildError(ValueError):
+    """A request that got no answer; the text says why."""
 
 
 class ChildProcess:
@@ -23,30 +29,33 @@ class ChildProcess:
         """
         self._program, self._timeout_s, self._on_start = program, timeout_s, on_start
         self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._connection: socket.socket | None = None
 
-    def request(self, job: object, extra_s: float = 0.0) -> tuple[Any, str]:
-        """Return the answer, or why there is none; a large job may get some seconds more.
+    def request(
+        self, head: object, payload: Buffer = b"", *, max_bytes: int = 0, extra_s: float = 0.0
+    ) -> tuple[Any, Bytes]:
+        """Return the answer, its payload of at most so many bytes; a large job may get some seconds more.
 
-        A process that ended is asked once more, anew: something else than the job may have killed it.
+        A process that ended is asked once more, anew: something else than the job may have killed it. Raises
+        ChildError where no answer came. What is in an answer is the caller's to doubt.
         """
         timeout_s = self._timeout_s + extra_s
         for _ in range(2):
             try:
                 connection = self._connection or self._start()
-                connection.send(job)
-                if connection.poll(timeout_s):
-                    return connection.recv(), ""
-            except (EOFError, OSError):
+                until = time.monotonic() + timeout_s
+                send(connection, head, payload, until=until)
+                return receive(connection, max_bytes=max_bytes, until=until)
+            except TimeoutError as error:
+                self.close()
+                raise ChildError(f"the decoder took longer than {timeout_s:.3g} s") from error
+            except (EOFError, OSError, MessageError):
                 self.close()
             except BaseException:
                 # Broken off between question and answer: the next question must not get this answer.
                 self.close()
                 raise
-            else:
-                self.close()
-                return None, f"the decoder took longer than {timeout_s:.3g} s"
-        return None, "the decoder broke down"
+        raise ChildError("the decoder broke down")
 
     def close(self) -> None:
         """End the process; the next request starts another."""
@@ -57,7 +66,7 @@ class ChildProcess:
             self._process.wait()
         self._connection = self._process = None
 
-    def _start(self) -> Connection:
+    def _start(self) -> socket.socket:
         files = self._on_start()
         try:
             ours, theirs = socket.socketpair()
@@ -75,5 +84,5 @@ class ChildProcess:
         finally:
             for file in files:
                 os.close(file)
-        self._connection = Connection(ours.detach())
-        return self._connection
+        self._connection = ours
+        return ours

@@ -29,6 +29,8 @@ LONG_VALUE_BYTES, BYTES_PER_ELEMENT = 1024, 4
 MAX_VALUE_BYTES = 65_534
 UNREAD = frozenset({tag_for_keyword("ContourData")})
 LISTED_VRS = SHORT_VRS - {b"LT", b"ST"} | {b"UC", b"UR"}
+# pydicom gives up at a few hundred sequences within each other, each of which has an item open too.
+MAX_DEPTH = 1000
 # Smaller files cannot have enough of them to do harm.
 SMALL_BYTES = 4 << 20
 FLOAT_PIXEL_DATA = 0x7FE00008
@@ -54,17 +56,24 @@ def check_elements(uid: str, data: Bytes, start: int = 0) -> None:
         if not cost:
             return
         spent += cost
+        if walk.depth > MAX_DEPTH:
+            raise DatasetError(uid, f"has more than {MAX_DEPTH} sequences and items within each other")
     raise DatasetError(uid, f"has more than {MAX_ELEMENTS} elements or values before its pixels")
 
 
 class _Walk:
-    """Steps from element to element, into sequences too; nothing is kept, and no depth is too deep."""
+    """Steps from element to element, into sequences too; nothing is kept but where those end."""
 
     def __init__(self, data: Bytes, position: int) -> None:
         self._data, self._position = data, position
         self._is_meta, self._order, self._is_explicit = True, "<", True
         # Where each item or sequence that is open ends at the latest, and whether a delimiter ends it before.
         self._open: list[tuple[int, bool]] = []
+
+    @property
+    def depth(self) -> int:
+        """How many items and sequences are open."""
+        return len(self._open)
 
     def advance(self) -> int:
         """Go past the next element, or into it, and return what it costs; 0 at the pixel data, or the end."""

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from node.read.child import ChildProcess
+from node.read.messages import Bytes
 
 # One decoder each, the most robust on damaged data; where none is named GDCM is the only one.
 PLUGIN_BY_TRANSFER_SYNTAX: Mapping[str, str] = MappingProxyType(
@@ -41,6 +42,11 @@ PLUGIN_BY_TRANSFER_SYNTAX: Mapping[str, str] = MappingProxyType(
 TIMEOUT_S = 20.0
 # The slowest seen, 20 million pixels of JPEG 2000, takes 3 s on one core: more than ten times that.
 TIMEOUT_S_PER_PIXEL = 2e-6
+# Three samples of four bytes.
+MAX_PIXEL_BYTES = 12
+DTYPES = frozenset(
+    {"|u1", "|i1"} | {f"{order}{kind}{size}" for order in "<>" for kind in "iu" for size in (2, 4)}
+)
 PROGRAM = Path(__file__).with_name("decoder.py")
 
 
@@ -57,19 +63,31 @@ class DecoderProcess:
     ) -> npt.NDArray[np.generic]:
         """Return the decoded frame; raises ValueError with the reason where that fails in whatever way."""
         plugin = PLUGIN_BY_TRANSFER_SYNTAX.get(transfer_syntax_uid, "")
-        extra_s = TIMEOUT_S_PER_PIXEL * options.get("rows", 0) * options.get("columns", 0)
-        job = str(transfer_syntax_uid), pixel_data, plugin, dict(options)
+        pixels = options.get("rows", 0) * options.get("columns", 0)
+        # Where frames lie among others is of no use to who gets one alone, and is in bytes.
+        plain = {name: value for name, value in options.items() if name != "extended_offsets"}
+        job = {"syntax": str(transfer_syntax_uid), "plugin": plugin, "options": plain}
         with self._lock:
-            answer, fault = self._child.request(job, extra_s)
-        array, reason = answer or (None, fault)
-        if array is None:
-            raise ValueError(reason)
-        frame: npt.NDArray[np.generic] = array
-        return frame
+            answer, frame = self._child.request(
+                job, pixel_data, max_bytes=MAX_PIXEL_BYTES * pixels, extra_s=TIMEOUT_S_PER_PIXEL * pixels
+            )
+        return _as_array(answer, frame)
 
     def close(self) -> None:
         """End the process; the next call starts another."""
         self._child.close()
+
+
+def _as_array(answer: Any, frame: Bytes) -> npt.NDArray[np.generic]:
+    """Return the frame of an answer, which may be anything at all; ValueError where there is none."""
+    match answer:
+        case {"reason": str(reason)}:
+            raise ValueError(reason)
+        case {"dtype": str(dtype), "shape": [*shape]} if dtype in DTYPES and all(
+            type(side) is int and 0 < side < 1 << 16 for side in shape
+        ):
+            return frame.view(dtype).reshape(shape)
+    raise ValueError("the decoder's answer makes no sense")
 
 
 class DecoderPool:

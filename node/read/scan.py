@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -163,8 +164,8 @@ def _plain(vr: str, several: list[object]) -> Value:
 # Most values are the same in all slices of a series.
 @lru_cache(maxsize=4096)
 def _decoded(keyword: str, raw: bytes) -> Value | None:
-    """Return the value of an attribute; None where it is empty, damaged, or longer than any of these is."""
-    if not raw or len(raw) > MAX_VALUE_BYTES:
+    """Return the value of an attribute; None where it is empty or damaged."""
+    if not raw:
         return None
     vr = VR_BY_KEYWORD[keyword]
     try:
@@ -187,7 +188,10 @@ def _scan(head: "Head") -> Scan:
                 raise UnfitError
             return Scan(values, start, length)
         keyword = KEYWORD_BY_TAG.get(tag)
-        if keyword and (value := _decoded(keyword, head.data[start : start + length])) is not None:
+        # What is longer is none of these; and the values that were decoded are kept.
+        if not keyword or length > MAX_VALUE_BYTES:
+            continue
+        if (value := _decoded(keyword, head.data[start : start + length])) is not None:
             values[keyword] = value
     raise UnfitError
 
@@ -199,7 +203,7 @@ def _form(raw: bytes) -> tuple[bool, bool]:
     Compressed pixels are always in an explicit header (PS3.5 A.4). Raises UnfitError for big endian, deflated
     and unknown ones.
     """
-    uid = UID(raw.decode("ascii", "replace").strip("\0 "))
+    uid = UID(raw.decode("ascii", "replace").strip("\0 "), validation_mode=IGNORE)
     if uid in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
         return uid == ExplicitVRLittleEndian, False
     if uid.is_transfer_syntax and uid.is_encapsulated:
@@ -237,7 +241,7 @@ class Head:
         for tag, _, start, length in self.meta():
             position = start + length
             if tag == TRANSFER_SYNTAX_UID:
-                syntax = self.data[start:position]
+                syntax = self.data[start : start + min(length, MAX_VALUE_BYTES)]
         self.is_explicit = self.data[position + 4 : position + 6].isalpha()
         # A file that contradicts its transfer syntax is for pydicom to make sense of.
         is_explicit, self.is_compressed = _form(syntax)

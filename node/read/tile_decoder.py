@@ -6,40 +6,51 @@ Run by path, so that it needs next to nothing of the node and starts fast; `tile
 import mmap
 import resource
 import signal
+import socket
 import sys
-from multiprocessing.connection import Connection
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 
+from node.read.messages import receive, send
 from node.shrink import shrink
 
 MAX_MEMORY_BYTES = 2 << 30
+MAX_REASON_LENGTH = 1000
 COLOR = frozenset({"RGB", "YCbCr"})
 
 Bytes = npt.NDArray[np.uint8]
 
 
-def serve(connection: Connection, room: Bytes) -> None:
-    """Answer each (streams, rows, columns, factor) with a reason a stream, "" where a tile is in the room.
+def serve(connection: socket.socket, room: Bytes) -> None:
+    """Decode the tiles of each job into the room; answer with the first that fails, and why, or with [].
 
-    Pixels of the tile are then means of factor × factor.
+    The payload is the lengths of the streams, four bytes each, and the streams. Pixels of the tiles are means
+    of factor × factor.
     """
     while True:
         try:
-            streams, rows, columns, factor = connection.recv()
+            job, payload = receive(connection)
         except EOFError:
             return
-        size = (rows // factor) * (columns // factor) * 3
-        whole = np.empty(rows * columns * 3 if factor > 1 else 0, np.uint8)
-        reasons = []
-        for number, stream in enumerate(streams):
-            place = room[number * size : (number + 1) * size]
-            reasons.append(_decode(stream, rows, columns, whole if factor > 1 else place))
-            if factor > 1 and not reasons[-1]:
-                place[:] = shrink(whole.reshape(rows, columns, 3), factor).ravel()
-        connection.send(reasons)
+        send(connection, _decode_all(payload, room, **job))
+
+
+def _decode_all(payload: Bytes, room: Bytes, count: int, rows: int, columns: int, factor: int) -> list[Any]:
+    ends = np.cumsum(payload[: 4 * count].view("<u4"), dtype=np.int64) + 4 * count
+    size = (rows // factor) * (columns // factor) * 3
+    whole = np.empty(rows * columns * 3 if factor > 1 else 0, np.uint8)
+    for number, (start, end) in enumerate(pairwise([4 * count, *ends.tolist()])):
+        place = room[number * size : (number + 1) * size]
+        reason = _decode(payload[start:end].tobytes(), rows, columns, whole if factor > 1 else place)
+        if reason:
+            return [number, reason[:MAX_REASON_LENGTH]]
+        if factor > 1:
+            place[:] = shrink(whole.reshape(rows, columns, 3), factor).ravel()
+    return []
 
 
 def _decode(stream: bytes, rows: int, columns: int, place: Bytes) -> str:
@@ -64,7 +75,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
     room = np.frombuffer(mmap.mmap(int(sys.argv[2]), 0), np.uint8)
-    serve(Connection(int(sys.argv[1])), room)
+    serve(socket.socket(fileno=int(sys.argv[1])), room)
 
 
 if __name__ == "__main__":

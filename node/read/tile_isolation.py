@@ -6,17 +6,19 @@ three quarters of what decoding in this process would give.
 """
 
 import atexit
+import fcntl
 import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from queue import LifoQueue
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from node.read.child import ChildProcess
+from node.read.child import ChildError, ChildProcess
 
 PROGRAM = Path(__file__).with_name("tile_decoder.py")
 ROOM_BYTES = 32 << 20
@@ -50,12 +52,15 @@ class TileDecoder:
 
         By a factor that divides both sides they come smaller, each pixel the mean of factor × factor.
         """
+        lengths = np.array([len(stream) for stream in streams], "<u4")
+        job = {"count": len(streams), "rows": rows, "columns": columns, "factor": factor}
         with self._lock:
-            reasons, fault = self._child.request((list(streams), rows, columns, factor))
-            if not fault:
-                return self._tiles(reasons, rows // factor, columns // factor)
-        if len(streams) == 1:
-            raise TileError(0, fault)
+            try:
+                answer, _ = self._child.request(job, b"".join((lengths.tobytes(), *streams)))
+                return self._tiles(answer, len(streams), rows // factor, columns // factor)
+            except ChildError as error:
+                if len(streams) == 1:
+                    raise TileError(0, str(error)) from error
         # Which of them ended the process is found by asking for one after the other.
         return [self._decode_one(index, one, rows, columns, factor) for index, one in enumerate(streams)]
 
@@ -69,19 +74,23 @@ class TileDecoder:
         except TileError as error:
             raise TileError(index, str(error)) from error
 
-    def _tiles(self, reasons: Sequence[str], rows: int, columns: int) -> list[Colors]:
-        for index, reason in enumerate(reasons):
-            if reason:
+    def _tiles(self, answer: Any, count: int, rows: int, columns: int) -> list[Colors]:
+        match answer:
+            case []:
+                room = self._room[: count * rows * columns * 3]
+                # Copied while nobody else may use the room.
+                return [tile.copy() for tile in room.reshape(-1, rows, columns, 3)]
+            case [int(index), str(reason)] if 0 <= index < count:
                 raise TileError(index, reason)
-        room = self._room[: len(reasons) * rows * columns * 3]
-        # Copied while nobody else may use the room.
-        return [tile.copy() for tile in room.reshape(-1, rows, columns, 3)]
+        raise TileError(0, "the decoder's answer makes no sense")
 
     def _make_room(self) -> list[int]:
         """Return the file of the memory that is shared with a new process."""
-        room = os.memfd_create("tiles")
+        room = os.memfd_create("tiles", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(room, ROOM_BYTES)
+            # Whoever reads beyond the end of a file that was cut is killed: a decoder must not do that to us.
+            fcntl.fcntl(room, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self._room = np.frombuffer(mmap.mmap(room, ROOM_BYTES), np.uint8)
         except OSError:
             os.close(room)

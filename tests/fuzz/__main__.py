@@ -10,13 +10,20 @@ from random import Random
 from typing import Any
 
 from node.telemetry import configure_logging
+from tests.fuzz.bodies import Bodies
 from tests.fuzz.loop import Outcome, attempt, run, try_one
 from tests.fuzz.network import Receiver
 from tests.fuzz.readers import Headers, Pixels
 from tests.fuzz.seeds import make_seeds
 from tests.fuzz.segments import Segments
 
-TARGETS: dict[str, Any] = {"headers": Headers, "pixels": Pixels, "receiver": Receiver, "journal": Segments}
+TARGETS: dict[str, Any] = {
+    "headers": Headers,
+    "pixels": Pixels,
+    "receiver": Receiver,
+    "bodies": Bodies,
+    "journal": Segments,
+}
 
 
 def fuzz(names: list[str], *, seed: int, seconds: float, failures: Path) -> list[Outcome]:

@@ -13,8 +13,15 @@ from random import Random
 from types import FrameType
 from typing import Any
 
+from node.bench.memory import forget_peak, peak
+
 PATIENCE_S = 60
 MEMORY_BYTES = 6 << 30
+"""Address space, which C allocates on credit: what is beyond it fails at once."""
+
+PEAK_BYTES = 1 << 29
+"""By how much the process may be larger for one input than before it."""
+
 GROWTH_BYTES = 400 << 20
 """By how much the process may be larger after all inputs than after the first hundred."""
 
@@ -33,12 +40,14 @@ class Outcome:
     inputs: int = 0
     seconds: float = 0.0
     growth_bytes: int = 0
+    peak_bytes: int = 0
     failures: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         rate = self.inputs / max(self.seconds, 1e-9)
-        grown = self.growth_bytes / (1 << 20)
-        figures = f"{self.inputs} inputs, {rate:.0f} a second, grew by {grown:.0f} MiB"
+        grown, most = self.growth_bytes / (1 << 20), self.peak_bytes / (1 << 20)
+        memory = f"at most {most:.0f} MiB for one, grew by {grown:.0f} MiB"
+        figures = f"{self.inputs} inputs, {rate:.0f} a second, {memory}"
         return f"{self.name}: {figures}, {len(self.failures)} failed"
 
 
@@ -46,10 +55,11 @@ def run(name: str, target: Any, *, seed: int, seconds: float, failures: Path) ->
     """Try inputs for so long; an input that fails is kept as a file, with what happened beside it."""
     outcome, started, size = Outcome(name), time.monotonic(), 0
     while (elapsed := time.monotonic() - started) < seconds:
-        number = outcome.inputs
+        number, before = outcome.inputs, forget_peak()
         if fault := attempt(name, target, seed=seed, number=number):
             outcome.failures.append(f"{name} seed {seed} number {number}: {fault.splitlines()[-1]}")
             keep(failures, f"{name}-{seed}-{number}", make(name, target, seed=seed, number=number), fault)
+        outcome.peak_bytes = max(outcome.peak_bytes, peak() - before)
         outcome.inputs += 1
         size = resident_bytes() if outcome.inputs == WARM_UP else size
         outcome.seconds = elapsed
@@ -74,12 +84,14 @@ def attempt(name: str, target: Any, *, seed: int, number: int) -> str:
 
 def try_one(call: Callable[[], object]) -> str:
     """What a call must not raise; empty where it raises nothing in time."""
+    before = forget_peak()
     try:
         with _limited():
             call()
     except (Exception, TooSlowError):
         return traceback.format_exc()
-    return ""
+    taken = peak() - before
+    return f"took {taken >> 20} MiB of memory" if taken > PEAK_BYTES else ""
 
 
 def keep(folder: Path, name: str, data: bytes, fault: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import astuple, replace
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -10,7 +10,7 @@ from random import Random
 from node.conformance import read_headers
 from node.domain.study import Instance, Series
 from node.errors import PermanentError
-from node.header import guess_transfer_syntax, read_file_meta, read_identifiers, read_sop_uids
+from node.header import Identifiers, guess_transfer_syntax, read_file_meta, read_identifiers, read_sop_uids
 from node.read.header import read_attributes
 from node.read.picture import read_picture
 from node.read.projection import read_projection
@@ -18,12 +18,12 @@ from node.read.slide import open_slide
 from node.read.volume import read_volume
 from tests.fuzz.mutation import mutate
 from tests.fuzz.seeds import Seed
+from tests.fuzz.values import spoil
 from tests.instances import DEFLATED, EXPLICIT, IMPLICIT
 from tests.received import received
 from tests.slides import made_of
 
 TILE = 64
-OWN = 14
 
 
 class Headers:
@@ -33,7 +33,7 @@ class Headers:
         self._data = [seed.path.read_bytes()[:20_000] for seed in seeds]
 
     def make(self, rng: Random) -> bytes:
-        return mutate(rng, rng.choice(self._data))
+        return (spoil if rng.random() < 0.6 else mutate)(rng, rng.choice(self._data))
 
     def attempt(self, data: bytes, rng: Random) -> None:
         syntax = rng.choice((EXPLICIT, IMPLICIT, DEFLATED))
@@ -41,9 +41,10 @@ class Headers:
         file = BytesIO(data)
         _tried(lambda: read_file_meta(file))
         start = file.tell()
-        for read in (read_identifiers, read_sop_uids):
-            file.seek(start)
-            _tried(lambda read=read: read(file, syntax, "fuzz"))  # type: ignore[misc]
+        file.seek(start)
+        _tried(lambda: _check_names(read_identifiers(file, syntax, "fuzz")))
+        file.seek(start)
+        _tried(lambda: read_sop_uids(file, syntax, "fuzz"))
         file.seek(start)
         _tried(lambda: guess_transfer_syntax(file))
 
@@ -55,13 +56,16 @@ class Pixels:
         self._path = folder / "fuzzed.dcm"
         self._seeds = seeds
         self._instances = [_instance(seed.path) for seed in seeds]
+        kinds = sorted({seed.kind for seed in seeds})
+        self._numbers = [[n for n, seed in enumerate(seeds) if seed.kind == kind] for kind in kinds]
         self._companions = [tuple(map(received, seed.companions)) for seed in seeds]
 
     def make(self, rng: Random) -> bytes:
         """Return the number of the seed, then the file."""
-        # Half of them from our own, which are whole and can be read: they come first.
-        number = rng.randrange(min(OWN, len(self._seeds)) if rng.random() < 0.5 else len(self._seeds))
-        return number.to_bytes(2, "big") + mutate(rng, self._seeds[number].path.read_bytes())
+        # Each kind as often as any other, however many there are of it.
+        number = rng.choice(rng.choice(self._numbers))
+        change = spoil if rng.random() < 0.7 else mutate
+        return number.to_bytes(2, "big") + change(rng, self._seeds[number].path.read_bytes())
 
     def attempt(self, data: bytes, rng: Random) -> None:
         number = int.from_bytes(data[:2], "big")
@@ -73,6 +77,14 @@ class Pixels:
         _tried(lambda: read_picture(instance, rng.choice((None, 1, 3))))
         _tried(lambda: read_volume(made_of(instance, *others)))
         _tried(lambda: _read_slide(made_of(instance)))
+
+
+def _check_names(found: Identifiers) -> None:
+    """What names an instance stands in paths, logs and answers."""
+    *uids, modality = astuple(found)
+    assert all(0 < len(uid) <= 64 and uid.isascii() and uid.isprintable() for uid in uids), found
+    assert len(modality) <= 16, found
+    assert not modality or modality.isprintable(), found
 
 
 def _read_slide(series: Series) -> None:

@@ -13,6 +13,7 @@ from pydicom.uid import (
 )
 
 from tests.peers import REPOSITORY
+from tests.slides import compress
 from tests.sources import write_ct_series, write_enhanced_ct, write_radiograph, write_slide
 
 ZOO = REPOSITORY.parent / "shared" / "data" / "zoo"
@@ -39,7 +40,8 @@ def make_seeds(folder: Path) -> list[Seed]:
             (write_radiograph, write_ct_series, write_enhanced_ct, write_slide), folders, strict=True
         )
     )
-    seeds = [Seed("enhanced", enhanced[0]), *(Seed("slide", path) for path in slide[:1])]
+    seeds = [Seed("enhanced", enhanced[0]), Seed("enhanced", _encoded(enhanced[0], RLELossless))]
+    seeds += [Seed("slide", path) for path in (slide[-1], _as_jpeg(slide[-1]))]
     for syntax in (
         ImplicitVRLittleEndian,
         DeflatedExplicitVRLittleEndian,
@@ -51,7 +53,16 @@ def make_seeds(folder: Path) -> list[Seed]:
         seeds.append(Seed("ct", _encoded(ct[1], syntax), (ct[0], *ct[2:6])))
     seeds += [Seed("radiograph", radiograph[0]), Seed("ct", ct[1], (ct[0], *ct[2:6]))]
     zoo = sorted(ZOO.glob("*.dcm")) if ZOO.is_dir() else []
-    return seeds + [Seed("radiograph", path) for path in zoo if path.stat().st_size < MAX_BYTES]
+    return seeds + [Seed("zoo", path) for path in zoo if path.stat().st_size < MAX_BYTES]
+
+
+def _as_jpeg(path: Path) -> Path:
+    """A level as scanners write it."""
+    dataset = dcmread(path)
+    compress(dataset)
+    target = path.with_name(f"{path.stem}-jpeg.dcm")
+    dataset.save_as(target)
+    return target
 
 
 def _encoded(path: Path, syntax: str) -> Path:
