@@ -1,4 +1,4 @@
-"""`python -m tests.faults --seeds 200 [--first-seed 1] [--report FILE]`: the kills of so many seeds."""
+"""`python -m tests.faults --seeds 200 [--first-seed 1] [--engine triton]`: the kills of so many seeds."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from tests.faults.plan import STUDIES, Plan, make_plan
 from tests.faults.scene import set_scene
 from tests.faults.verdict import find_problems
 from tests.faults.warm import Nursery, run_nursery
+from tests.peers.triton import INSTALLED, NEED
 
+EMBEDDED, TRITON = "embedded", "triton"
 LONGEST_LINE = 300
 
 
@@ -26,14 +29,19 @@ def main() -> int:
     parser.add_argument("--studies", type=int, default=STUDIES, help="how many in each")
     parser.add_argument("--report", type=Path, help="a file for all of it as JSON")
     parser.add_argument("--folder", type=Path, help="where to work; what fails is kept there")
+    parser.add_argument("--engine", choices=(EMBEDDED, TRITON), default=EMBEDDED, help="what runs the models")
     arguments = parser.parse_args()
+    on_triton = arguments.engine == TRITON
+    if on_triton and not INSTALLED.exists():
+        parser.error(f"{NEED}; or do without, by --engine {EMBEDDED}")
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="sightline-faults-"))
     # Whoever stops it leaves nothing running: an exit goes through every end that was prepared.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))
     results: list[dict[str, Any]] = []
     with run_nursery() as nursery:
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-            results.append(run_seed(make_plan(seed, arguments.studies), folder, nursery))
+            plan = make_plan(seed, arguments.studies, on_triton=on_triton)
+            results.append(run_seed(plan, folder, nursery))
             if arguments.report:
                 arguments.report.write_text(json.dumps(_report(results), indent=1))
             _say(results[-1])
@@ -68,10 +76,12 @@ def run_seed(plan: Plan, folder: Path, nursery: Nursery) -> dict[str, Any]:
 
 
 def _report(results: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = Counter(line.partition(": ")[2] for one in results for line in one["done"])
     return {
         "seeds": len(results),
         "passed": sum(not one["problems"] for one in results),
-        "blows": sum(line.endswith(("killed", "full")) for one in results for line in one["done"]),
+        "blows": sum(count for words, count in counts.items() if words.endswith(("killed", "full"))),
+        "counts": dict(sorted(counts.items())),
         "results": results,
     }
 

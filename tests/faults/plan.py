@@ -1,6 +1,7 @@
 """What happens in one run, drawn from one generator: a seed always gives the same of all."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 STUDIES, SENDERS = 20, 4
@@ -12,6 +13,10 @@ FIRST_BLOW_S, LAST_BLOW_S = 0.2, 0.25
 
 NODE, MAIN, CHILD, SENDER, ARCHIVE = "node", "main process", "child", "sender", "archive"
 WEIGHT_BY_TARGET = {NODE: 7, MAIN: 4, CHILD: 4, SENDER: 3, ARCHIVE: 4}
+ENGINE, MODEL = "engine", "model process"
+"""A Triton server with all its processes, and one of those that run its models."""
+
+WEIGHT_BY_TARGET_OF_TRITON = {ENGINE: 7, MODEL: 4}
 STEPS = ("plan", "analyze", "encode", "deliver", "finish")
 MOMENTS = (
     ("association_accepted", ""),
@@ -39,7 +44,8 @@ class StudyPlan:
 class Blow:
     """A SIGKILL, at a time or at the n-th record of an event in the node's log, whichever is first.
 
-    `draw` (0–1) chooses among several children or senders; what was killed is started again after `pause_s`.
+    `draw` (0–1) chooses among several children, senders or processes of models; what was killed is started
+    again after `pause_s`.
     """
 
     at_s: float
@@ -61,6 +67,7 @@ class Plan:
     """All of a run; from `full_at_s` on the disk is at its watermark for `full_for_s`, which may be 0."""
 
     seed: int
+    on_triton: bool
     studies: tuple[StudyPlan, ...]
     blows: tuple[Blow, ...]
     is_compressed: bool
@@ -73,16 +80,23 @@ class Plan:
         return [*map(str, self.blows), *([full] if self.full_for_s else [])]
 
 
-def make_plan(seed: int, studies: int = STUDIES) -> Plan:
-    """Return the plan of a seed; with fewer studies it is another plan, and a shorter one."""
+def make_plan(seed: int, studies: int = STUDIES, *, on_triton: bool = False) -> Plan:
+    """Return the plan of a seed; with fewer studies, or models on Triton, it is another plan."""
     draw = random.Random(seed)  # noqa: S311 - it must give the same again
     blows_s = (FIRST_BLOW_S, FIRST_BLOW_S + LAST_BLOW_S * studies)
     sent = tuple(_study(draw, number, SENDING_S * studies) for number in range(studies))
     count = draw.randint(3, 6) if studies == STUDIES else 2
-    blows = [_blow(draw, number, blows_s, studies) for number in range(count)]
+    weights = WEIGHT_BY_TARGET | (WEIGHT_BY_TARGET_OF_TRITON if on_triton else {})
+    # A run without these would prove little.
+    certain = {0: NODE} | ({1: ENGINE} if on_triton else {})
+    blows = [
+        _blow(draw, certain.get(number) or _target(draw, weights), blows_s, studies)
+        for number in range(count)
+    ]
     is_full = draw.random() < 0.25
     return Plan(
         seed,
+        on_triton,
         sent,
         tuple(sorted(blows, key=lambda one: one.at_s)),
         is_compressed=draw.random() < 0.3,
@@ -98,10 +112,11 @@ def _study(draw: random.Random, number: int, within_s: float) -> StudyPlan:
     return StudyPlan(number, is_stack, images, late, number % SENDERS, draw.uniform(0, within_s))
 
 
-def _blow(draw: random.Random, number: int, blows_s: tuple[float, float], studies: int) -> Blow:
-    # The first is always the node's: a run without that would prove little.
-    targets = list(WEIGHT_BY_TARGET)
-    target = NODE if number == 0 else draw.choices(targets, [WEIGHT_BY_TARGET[one] for one in targets])[0]
+def _target(draw: random.Random, weights: Mapping[str, int]) -> str:
+    return draw.choices(list(weights), list(weights.values()))[0]
+
+
+def _blow(draw: random.Random, target: str, blows_s: tuple[float, float], studies: int) -> Blow:
     at_s, chosen, pause_s = draw.uniform(*blows_s), draw.random(), draw.uniform(0, 0.6)
     if target in (SENDER, CHILD) or draw.random() < 0.4:
         return Blow(at_s, target, chosen, pause_s)

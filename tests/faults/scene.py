@@ -13,12 +13,14 @@ from pathlib import Path
 from node.account import describe_study
 from node.index import Index, sqlite_url
 from tests.faults.archive import MortalOrthanc
-from tests.faults.plan import ARCHIVE, CHILD, MAIN, NODE, SENDER, SENDERS, Blow, Plan
+from tests.faults.engine import MortalTriton
+from tests.faults.plan import ARCHIVE, CHILD, ENGINE, MAIN, MODEL, NODE, SENDER, SENDERS, Blow, Plan
 from tests.faults.sender import Sender
 from tests.faults.studies import Study, write_studies
 from tests.faults.warm import Nursery, WarmNode, kill_process
 from tests.peers import wait_until
 from tests.peers.quick import quick_settings, write_repository
+from tests.peers.triton import START_TIMEOUT_S
 
 TICK_S, LOOK_S = 0.005, 0.2
 PATIENCE_S = 180.0
@@ -33,13 +35,17 @@ FINISHED = frozenset({"done", "undeliverable"})
 
 @dataclass
 class Scene:
-    """All that takes part, and what was done to it; times are seconds since all was up."""
+    """All that takes part, and what was done to it; times are seconds since all was up.
+
+    `engine` None is the one in the node.
+    """
 
     plan: Plan
     folder: Path
     studies: list[Study]
     node: WarmNode
     archive: MortalOrthanc
+    engine: MortalTriton | None = None
     senders: list[Sender] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -86,6 +92,8 @@ class Scene:
             CHILD: self._kill_child,
             SENDER: self._kill_sender,
             ARCHIVE: self._kill_archive,
+            ENGINE: self._kill_engine,
+            MODEL: self._kill_model,
         }[blow.target](blow)
         self.done.append(f"{self.now_s:.3f} s: {blow.target} {'killed' if hit else 'was not there'}")
         return True
@@ -105,11 +113,15 @@ class Scene:
             self._again.append((self.now_s + blow.pause_s, launch))
         return is_there
 
+    def _kill_engine(self, blow: Blow) -> bool:
+        engine = self.engine
+        return engine is not None and self._kill(blow, engine.is_alive(), engine.kill, engine.launch)
+
+    def _kill_model(self, blow: Blow) -> bool:
+        return _kill_one(blow, self.engine.models() if self.engine else [])
+
     def _kill_child(self, blow: Blow) -> bool:
-        children = self.node.children() if self.node.is_alive() else []
-        if children:
-            kill_process(children[int(blow.draw * len(children))])
-        return bool(children)
+        return _kill_one(blow, self.node.children() if self.node.is_alive() else [])
 
     def _kill_sender(self, blow: Blow) -> bool:
         return self.senders[int(blow.draw * SENDERS)].kill(self.now_s, blow.pause_s)
@@ -121,17 +133,19 @@ class Scene:
             launch()
 
     def _serve(self) -> None:
-        """Start a node again that ended by itself, as a service manager does; one that goes on so is a fault.
+        """Start again what ended by itself, as a service manager does; what goes on so is a fault.
 
-        After a kill of the main process alone, its receivers may still hold the port for a moment.
+        After a kill of the main process alone, its receivers may still hold the port for a moment; Triton
+        ends where the process dies that is to run a model.
         """
-        if self._again or self.node.is_alive():
-            return
-        self._ended += 1
-        self.done.append(f"{self.now_s:.3f} s: node ended by itself")
-        if self._ended > MAX_ENDED:
-            raise RuntimeError(f"the node ended by itself {self._ended} times")
-        self._again.append((self.now_s + SERVICE_S, self.node.launch))
+        for name, one in ((NODE, self.node), (ENGINE, self.engine)):
+            if self._again or one is None or one.is_alive():
+                continue
+            self._ended += 1
+            self.done.append(f"{self.now_s:.3f} s: {name} ended by itself")
+            if self._ended > MAX_ENDED:
+                raise RuntimeError(f"{self._ended} ends without a blow, the last was the {name}'s")
+            self._again.append((self.now_s + SERVICE_S, one.launch))
 
     def _disk(self) -> Iterator[None]:
         """Fill the disk to the watermark for a while, as planned; a step at each call."""
@@ -176,6 +190,13 @@ class Scene:
         return {uid: state for uid, state in states.items() if state not in FINISHED}
 
 
+def _kill_one(blow: Blow, processes: Sequence[int]) -> bool:
+    """SIGKILL one of these, where there is one."""
+    if processes:
+        kill_process(processes[int(blow.draw * len(processes))])
+    return bool(processes)
+
+
 @contextmanager
 def opened(node: WarmNode) -> Iterator[Index]:
     """The index of a node, beside the running node."""
@@ -194,17 +215,23 @@ def set_scene(plan: Plan, folder: Path, nursery: Nursery) -> Iterator[Scene]:
     watermark = {"max_used_percent": 100, "min_free_gib": max(0.0, free_gib - MARGIN_GIB)}
     with ExitStack() as stack:
         archive = MortalOrthanc(folder / "archive")
-        settings = quick_settings(write_repository(folder / "repository"), archive, **ASSEMBLY)
+        repository = write_repository(folder / "repository")
+        settings = quick_settings(repository, archive, **ASSEMBLY)
         settings |= {"workflow": {"workers": 2}, "receive": RECEIVE | (watermark if plan.full_for_s else {})}
         # A report of a commitment that the node was not there to take is not waited for.
         settings["destinations"]["pacs"]["confirm_timeout_s"] = 2
+        engine = MortalTriton(folder, repository) if plan.on_triton else None
+        if engine:
+            engine.configure(settings)
         node = WarmNode(folder / "node", settings, nursery)
         archive.peers = {"node": (node.ae_title, node.host, node.port)}
-        for one in (archive, node):
+        for one in filter(None, (archive, engine, node)):
             stack.callback(one.kill_all)
             one.launch()
         wait_until(lambda: archive.answers() and node.is_ready(), "archive and node are ready", 60, 0.02)
-        scene = Scene(plan, folder, studies, node, archive)
+        if engine:
+            wait_until(engine.is_ready, "Triton is ready", START_TIMEOUT_S, 0.02)
+        scene = Scene(plan, folder, studies, node, archive, engine)
         scene.senders = list(_senders(studies, node, is_compressed=plan.is_compressed))
         for sender in scene.senders:
             stack.callback(sender.close)

@@ -15,17 +15,20 @@ LOOPBACK = "127.0.0.1"
 
 T = TypeVar("T")
 
+_given_ports: set[int] = set()
+
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now; held together while choosing, so that all of them differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind((LOOPBACK, 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports nobody listens on now, each given once: whoever has one may not listen on it yet."""
+    ports: list[int] = []
+    while len(ports) < count:
+        with socket.socket() as one:
+            one.bind((LOOPBACK, 0))
+            port = one.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            ports.append(port)
+    return ports
 
 
 def need_program(name: str, package: str) -> str:

@@ -17,6 +17,7 @@ INSTALLED = REPOSITORY / ".venv-triton" / "installed"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
 EXPLICIT = ("--model-control-mode", "explicit")
 START_TIMEOUT_S = 110
+NEED = "needs a Triton server: bash deploy/triton.sh --install"
 
 
 class Triton:
@@ -138,7 +139,7 @@ class Triton:
 def need_triton() -> None:
     """Skip the test where the server is not set up, and say what sets it up."""
     if not INSTALLED.exists():
-        pytest.skip("needs a Triton server: bash deploy/triton.sh --install")
+        pytest.skip(NEED)
 
 
 @contextmanager
