@@ -79,7 +79,8 @@ class Commitments(Database):
         in_transaction = DELIVERIES.c.transaction_uid == report.transaction_uid
         failed = [at_destination, in_transaction, DELIVERIES.c.state == DELIVERED]
         changed: list[Json] = []
-        with self.connection() as connection:
+        # The archive reports once, and not again when it was answered.
+        with self.durable() as connection:
             committed = [at_destination, DELIVERIES.c.state != CONFIRMED]
             changed += self._change(connection, [*committed, _is_one_of(report.committed)], KEPT)
             for uid, reason in report.failed.items():
@@ -111,7 +112,7 @@ class Commitments(Database):
     def record_commitment(
         self, transaction_uid: str, ae_title: str, called_ae_title: str, instances: Sequence[tuple[str, str]]
     ) -> bool:
-        """Note that a peer wants to know whether instances (SOP class, SOP instance) are kept.
+        """Note, safely, that a peer wants to know whether instances (SOP class, SOP instance) are kept.
 
         Asked the same again it is told again; False where this UID stands for another request.
         """
@@ -126,7 +127,7 @@ class Commitments(Database):
             "detail": "",
         }
         same = sa.and_(COMMITMENTS.c.transaction_uid == transaction_uid, COMMITMENTS.c.ae_title == ae_title)
-        with self.connection() as connection:
+        with self.durable() as connection:
             known = connection.execute(sa.select(COMMITMENTS.c.instances).where(same)).scalar_one_or_none()
             if known is not None and known != row["instances"]:
                 return False

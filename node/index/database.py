@@ -38,6 +38,24 @@ class Database:
             yield connection
 
     @contextmanager
+    def durable(self) -> Iterator[sa.Connection]:
+        """Give a connection for one transaction of its own that a power cut does not undo.
+
+        Others may be forgotten: what they tell of is found again, or asked for again.
+        """
+        with self._engine.connect() as connection:
+            is_sqlite = self._engine.dialect.name == "sqlite"
+            if is_sqlite:
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
+                connection.commit()
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if is_sqlite:
+                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+
+    @contextmanager
     def together(self) -> Iterator[None]:
         """Make all that this thread changes in the block one transaction."""
         with self._engine.begin() as connection:
