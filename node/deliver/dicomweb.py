@@ -38,6 +38,7 @@ RECEPTIONS = {
 REFUSED_STATUSES = frozenset({400, 406, 411, 413, 415, 422})
 REFUSED_QUESTIONS = frozenset({400, 401, 403, 404, 405, 406, 501})
 ANSWERED_STATUSES = frozenset({200, 202, 409})
+PROCESSING_FAILURE = 0x0110
 
 Attributes = dict[str, Any]
 
@@ -122,7 +123,8 @@ class StowDestination:
                 log.warning("delivery_warned", destination=self.name, **fields)
             return Receipt(Reception.ACCEPTED)
         if uid in failures:
-            code = failures[uid]
+            # Listed as failed is not stored, whatever is said of the reason.
+            code = failures[uid] or PROCESSING_FAILURE
             return Receipt(RECEPTIONS[answer_to(code)], f"{answer_to(code)}, failure reason 0x{code:04X}")
         # 200 is "all stored"; otherwise it is not known what became of this one.
         if answer.status == 200:

@@ -54,7 +54,8 @@ def ask(
 ) -> HttpAnswer:
     """Return the answer to one request, whatever its status; redirects are not followed.
 
-    `patience_s` bounds all of it. Raises DestinationUnreachableError where no whole answer comes.
+    `patience_s` bounds connecting, sending and the answer, each. Raises DestinationUnreachableError where no
+    whole answer comes.
     """
     parts = urlsplit(peer.url)
     own = {"Authorization": f"Bearer {peer.token}"} if peer.token else {}
@@ -102,8 +103,9 @@ class _Limit:
 
     def _end(self) -> None:
         self.is_over = True
-        with suppress(OSError, AttributeError):
-            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError, TypeError):  # there is no socket yet
+            # Not a secure socket's own: that ends TLS first, and what is still being sent goes out plain.
+            socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
 
 
 def _connection(peer: HttpPeer) -> http.client.HTTPConnection:
