@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
 )
+from structlog.testing import capture_logs
 
 from node.deliver import confirmation, outbox
 from node.deliver.association import Peer
@@ -25,7 +26,8 @@ from node.deliver.commitment import ReportSender
 from node.deliver.confirmation import Confirmation, note_report
 from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outlet
-from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
+from node.errors import DestinationUnreachableError
+from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, Json
 from node.index.tables import COMMITMENTS
 from node.receive import commitment
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
@@ -422,6 +424,44 @@ def test_a_transaction_stands_for_one_request(desk: Desk, modality: Modality) ->
 
     assert asked == [0x0000, 0x0000, 0x0115, 0x0115]
     assert desk.index.owed_commitments() == 1
+
+
+def test_a_peer_that_does_not_answer_keeps_no_other_waiting_however_much_it_is_owed(desk: Desk) -> None:
+    told: list[str] = []
+    is_over = threading.Event()
+
+    def send(request: Json, _instances: object, _reasons: object) -> None:
+        if request["ae_title"] == "DEAD":
+            is_over.wait(10)
+            raise DestinationUnreachableError("DEAD", "cannot connect")
+        told.append(request["transaction_uid"])
+
+    for number in range(101):
+        desk.index.record_commitment(f"1.2.{number}", "DEAD", "SIGHTLINE", [(CT, "1.5.1")])
+    reporter = CommitmentReporter(desk.index, ["DEAD", MODALITY], send, grace_s=0)
+    reporter.start()
+    time.sleep(0.1)
+
+    desk.index.record_commitment("1.2.9", MODALITY, "SIGHTLINE", [(CT, "1.5.1")])
+
+    wait_until(lambda: told == ["1.2.9"], "the other is told", 5, 0.01)
+    reporter.end()
+    is_over.set()
+
+
+def test_of_a_request_that_is_done_with_nothing_is_left(desk: Desk, modality: Modality) -> None:
+    asked = [modality.ask(desk.listener.port, (CT, "1.5.1"))]
+    desk.index.record_commitment("1.2.10", "GONE", "SIGHTLINE", [(CT, "1.5.1")])
+
+    with capture_logs() as logs:
+        desk.report_owed()
+        wait_until(lambda: desk.index.owed_commitments() == 0, "nothing is owed", 5, 0.01)
+
+    (given_up,) = (one for one in logs if one["event"] == "commitment_report_given_up")
+    assert (given_up["ae_title"], given_up["reason"]) == ("GONE", "no address of this peer")
+    asked.append(modality.ask(desk.listener.port, (CT, "1.5.2")))
+    wait_until(lambda: len(modality.reports) == 2, "both are told", 5, 0.01)
+    assert asked == [0x0000, 0x0000]
 
 
 def test_several_peers_ask_at_once(desk: Desk, modality: Modality) -> None:

@@ -114,7 +114,7 @@ class Commitments(Database):
     ) -> bool:
         """Note, safely, that a peer wants to know whether instances (SOP class, SOP instance) are kept.
 
-        Asked the same again it is told again; False where this UID stands for another request.
+        Asked the same again it is told again; False where another request has this UID and no report yet.
         """
         row = {
             "transaction_uid": transaction_uid,
@@ -124,7 +124,6 @@ class Commitments(Database):
             "asked_at": time.time(),
             "attempts": 0,
             "due_at": 0.0,
-            "detail": "",
         }
         same = sa.and_(COMMITMENTS.c.transaction_uid == transaction_uid, COMMITMENTS.c.ae_title == ae_title)
         with self.durable() as connection:
@@ -134,11 +133,11 @@ class Commitments(Database):
             connection.execute(self.upsert(COMMITMENTS, row))
         return True
 
-    def due_commitments(self, limit: int = 100) -> list[Json]:
-        """Return the requests whose report is owed now, the oldest first."""
+    def due_commitments(self, besides: Collection[str] = (), limit: int = 100) -> list[Json]:
+        """Return the requests of all peers but some whose report is owed now, the oldest first."""
         query = (
             sa.select(COMMITMENTS)
-            .where(COMMITMENTS.c.due_at <= time.time())
+            .where(COMMITMENTS.c.due_at <= time.time(), COMMITMENTS.c.ae_title.not_in(besides))
             .order_by(COMMITMENTS.c.asked_at)
             .limit(limit)
         )
@@ -147,15 +146,18 @@ class Commitments(Database):
 
     def owed_commitments(self) -> int:
         """Return how many reports are owed."""
-        query = sa.select(sa.func.count()).where(COMMITMENTS.c.due_at.is_not(None))
         with self.connection() as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(sa.select(sa.func.count()).select_from(COMMITMENTS)).scalar_one()
 
-    def update_commitment(self, request: Json, **columns: Any) -> None:
-        """Record what became of the report on a request; `due_at` None: nothing is owed any more."""
-        same = [COMMITMENTS.c[name] == request[name] for name in ("transaction_uid", "ae_title")]
+    def postpone_commitment(self, request: Json, **columns: Any) -> None:
+        """Record when the report on a request is to be tried again, and what else is new of it."""
         with self.connection() as connection:
-            connection.execute(sa.update(COMMITMENTS).where(*same).values(columns))
+            connection.execute(sa.update(COMMITMENTS).where(*_is(request)).values(columns))
+
+    def end_commitment(self, request: Json) -> None:
+        """Forget a request: its report was heard, or never will be; its Transaction UID is free again."""
+        with self.connection() as connection:
+            connection.execute(sa.delete(COMMITMENTS).where(*_is(request)))
 
     def stored_instances(self, sop_instance_uids: Collection[str]) -> list[Json]:
         """Return SOP class, SOP instance and file of what is stored under these UIDs."""
@@ -163,6 +165,10 @@ class Commitments(Database):
         query = sa.select(*columns).where(INSTANCES.c.sop_instance_uid.in_(sop_instance_uids))
         with self.connection() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _is(request: Json) -> list[sa.ColumnElement[bool]]:
+    return [COMMITMENTS.c[name] == request[name] for name in ("transaction_uid", "ae_title")]
 
 
 def _is_one_of(sop_instance_uids: Collection[str]) -> sa.ColumnElement[bool]:

@@ -121,8 +121,7 @@ COMMITMENTS = sa.Table(
     sa.Column("instances", sa.JSON, nullable=False),
     sa.Column("asked_at", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("due_at", sa.Float),
-    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("due_at", sa.Float, nullable=False),
 )
 FEEDBACK = sa.Table(
     "feedback",
