@@ -28,7 +28,7 @@ from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outlet
 from node.errors import DestinationUnreachableError
 from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, Json
-from node.index.tables import COMMITMENTS
+from node.index.tables import COMMITMENTS, PROMISES
 from node.receive import commitment
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Extras
@@ -362,6 +362,25 @@ def test_who_sent_images_is_told_that_they_are_kept(desk: Desk, modality: Modali
 
     assert told(modality) == ({"1.5.1", "1.5.2"}, {})
     assert str(modality.reports[0][1].TransactionUID) == "1.2.9"
+
+
+def test_what_a_sender_is_told_of_counts_as_promised_before(desk: Desk) -> None:
+    promised: list[set[str]] = []
+    keep(desk, "1.5.1")
+    keep(desk, "1.5.2").unlink()
+
+    def send(_request: Json, _instances: object, reasons: dict[str, int]) -> None:
+        with desk.index.connection() as connection:
+            promised.append(set(connection.execute(sa.select(PROMISES.c.study_instance_uid)).scalars()))
+        assert reasons == {"1.5.2": 0x0112}
+
+    desk.index.record_commitment("1.2.9", MODALITY, "SIGHTLINE", [(CT, "1.5.1"), (CT, "1.5.2")])
+    reporter = CommitmentReporter(desk.index, [MODALITY], send, grace_s=0)
+    reporter.start()
+    wait_until(lambda: desk.index.owed_commitments() == 0, "it is told", 5, 0.01)
+    reporter.end()
+
+    assert promised == [{"1.2.3"}]
 
 
 def test_what_is_not_kept_as_it_was_named_is_told_one_by_one(desk: Desk, modality: Modality) -> None:

@@ -202,6 +202,33 @@ def test_near_the_watermark_the_longest_finished_leave_that_have_reached_an_arch
         assert archive.index.study_uids() == ["1.2.5"]
 
 
+def test_what_a_sender_was_told_is_kept_stays_unless_the_rules_say_otherwise(archive: Archive) -> None:
+    archive.finish(STUDY, days_ago=31)
+    archive.finish(OTHER, days_ago=32)
+    kept = archive.index.promise([f"{STUDY}.1.1", "1.2.99"])
+    retention = Retention(archive.index, archive.storage, RetentionSettings(days=30))
+    full = Archive(Storage(archive.storage.root, Watermark(used_percent=0, free_bytes=0)), archive.index)
+
+    assert kept == {f"{STUDY}.1.1"}
+    assert [one.study.study_instance_uid for one in retention.kept()] == [STUDY]
+    assert purge(archive, days=30) == [OTHER]
+    assert purge(full, frees_disk=True) == []
+    assert purge(archive, days=30, keeps_committed=False) == [STUDY]
+    assert retention.kept() == []
+
+
+def test_a_promise_and_a_removal_at_the_same_time_are_one_or_the_other(archive: Archive) -> None:
+    archive.finish(STUDY, days_ago=31)
+    archive.finish(OTHER, days_ago=31)
+    first, second = archive.index.finished_studies()
+
+    archive.index.promise([f"{first.study_instance_uid}.1.1"])
+    assert not archive.index.begin_purge(first)
+
+    assert archive.index.begin_purge(second)
+    assert archive.index.promise([f"{second.study_instance_uid}.1.1"]) == set()
+
+
 def test_a_link_in_place_of_a_run_folder_is_not_followed(archive: Archive, tmp_path: Path) -> None:
     archive.finish(STUDY, days_ago=31)
     outside = tmp_path / "outside"

@@ -8,8 +8,17 @@ import sqlalchemy as sa
 
 from node.domain.delivery import CommitmentReport
 from node.index.database import Database, Json
-from node.index.states import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
-from node.index.tables import COMMITMENTS, DELIVERIES, INSTANCES, OBJECTS, RUNS, TRANSACTIONS
+from node.index.states import CONFIRMED, DELIVERED, PENDING, PURGING, UNDELIVERABLE
+from node.index.tables import (
+    COMMITMENTS,
+    DELIVERIES,
+    INSTANCES,
+    OBJECTS,
+    PROMISES,
+    RUNS,
+    STUDIES,
+    TRANSACTIONS,
+)
 
 # Failure Reason (0008,1197), PS3.3 C.14: what no second copy can mend, and a transaction that was not taken.
 HOPELESS = {0x0119: "class and instance conflict", 0x0122: "SOP class not supported"}
@@ -158,6 +167,21 @@ class Commitments(Database):
         """Forget a request: its report was heard, or never will be; its Transaction UID is free again."""
         with self.connection() as connection:
             connection.execute(sa.delete(COMMITMENTS).where(*_is(request)))
+
+    def promise(self, sop_instance_uids: Collection[str]) -> set[str]:
+        """Have what is stored under these UIDs count as promised, and return which those are.
+
+        All but that of a study on its way out: retention removes no study between the promise and its report.
+        """
+        leaving = sa.exists().where(
+            STUDIES.c.study_instance_uid == INSTANCES.c.study_instance_uid, STUDIES.c.state == PURGING
+        )
+        asked = (INSTANCES.c.sop_instance_uid.in_(sop_instance_uids), ~leaving)
+        studies = sa.select(INSTANCES.c.study_instance_uid).where(*asked).distinct()
+        with self.durable() as connection:
+            insert = self.insert(PROMISES).from_select(["study_instance_uid"], studies)
+            connection.execute(insert.on_conflict_do_nothing())
+            return set(connection.execute(sa.select(INSTANCES.c.sop_instance_uid).where(*asked)).scalars())
 
     def stored_instances(self, sop_instance_uids: Collection[str]) -> list[Json]:
         """Return SOP class, SOP instance and file of what is stored under these UIDs."""

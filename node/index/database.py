@@ -65,6 +65,11 @@ class Database:
             finally:
                 self._shared.connection = None
 
+    def insert(self, table: sa.Table) -> Any:
+        """Return the statement that inserts into a table, and can be told what to do on a conflict."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
     def upsert_of(self, table: sa.Table, *, keep: tuple[str, ...] = ()) -> Any:
         """Return what `upsert` does as a statement that takes its row when it is carried out.
 
@@ -72,9 +77,8 @@ class Database:
         """
         name = (table.name, keep)
         if name not in self._upserts:
-            dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
             key = [column.name for column in table.primary_key]
-            statement = dialect.insert(table)
+            statement = self.insert(table)
             others = [column.name for column in table.columns if column.name not in {*key, *keep}]
             changed = {other: statement.excluded[other] for other in others}
             self._upserts[name] = statement.on_conflict_do_update(index_elements=key, set_=changed)
@@ -82,10 +86,9 @@ class Database:
 
     def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
         """Return the statement that inserts a row, or updates all but its key and the columns to keep."""
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         key = [column.name for column in table.primary_key]
         changed = {name: row[name] for name in row if name not in key and name not in set(keep)}
-        statement = dialect.insert(table).values(row)
+        statement = self.insert(table).values(row)
         if not changed:
             return statement.on_conflict_do_nothing(index_elements=key)
         return statement.on_conflict_do_update(index_elements=key, set_=changed)

@@ -19,7 +19,17 @@ from node.index.states import (
     RETRYING,
     UNDELIVERABLE,
 )
-from node.index.tables import DELIVERIES, EVENTS, FEEDBACK, INSTANCES, OBJECTS, QUARANTINE, RUNS, STUDIES
+from node.index.tables import (
+    DELIVERIES,
+    EVENTS,
+    FEEDBACK,
+    INSTANCES,
+    OBJECTS,
+    PROMISES,
+    QUARANTINE,
+    RUNS,
+    STUDIES,
+)
 
 CHUNK = 500
 FILES_GONE = "its files are gone from the spool"
@@ -29,13 +39,15 @@ FILES_GONE = "its files are gone from the spool"
 class FinishedStudy:
     """A study that nothing is to be done for; `finished_at` is when the last thing was, in epoch seconds.
 
-    `outcomes` are those of its runs, or its own. `has_left` says of its results that each reached an archive.
+    `outcomes` are those of its runs, or its own. `has_left` says of its results that each reached an archive,
+    `is_promised` of its instances that a peer was told that the node keeps some.
     """
 
     study_instance_uid: str
     finished_at: float
     outcomes: frozenset[str]
     has_left: bool
+    is_promised: bool
     is_being_purged: bool
 
 
@@ -73,7 +85,8 @@ class Leaving(Database):
             .correlate(STUDIES)
         ).label("is_here")
         columns = (STUDIES.c.study_instance_uid, STUDIES.c.state, STUDIES.c.outcome, STUDIES.c.job_id)
-        query = sa.select(*columns, finished_at, is_here).where(_is_finished()).order_by(finished_at)
+        said = (finished_at, is_here, _is_promised().label("is_promised"))
+        query = sa.select(*columns, *said).where(_is_finished()).order_by(finished_at)
         if study_instance_uid:
             query = query.where(STUDIES.c.study_instance_uid == study_instance_uid)
         if before is not None:
@@ -82,8 +95,8 @@ class Leaving(Database):
             rows = connection.execute(query).all()
             outcomes: dict[str, set[str]] = {}
             for jobs in _chunks([row.job_id for row in rows if row.job_id]):
-                said = sa.select(RUNS.c.job_id, RUNS.c.outcome).where(RUNS.c.job_id.in_(jobs))
-                for job_id, outcome in connection.execute(said):
+                ended = sa.select(RUNS.c.job_id, RUNS.c.outcome).where(RUNS.c.job_id.in_(jobs))
+                for job_id, outcome in connection.execute(ended):
                     outcomes.setdefault(job_id, set()).add(outcome)
         return [
             FinishedStudy(
@@ -91,6 +104,7 @@ class Leaving(Database):
                 row.finished_at,
                 frozenset(outcomes.get(row.job_id) or {row.outcome}),
                 not row.is_here,
+                row.is_promised,
                 row.state == PURGING,
             )
             for row in rows
@@ -100,7 +114,8 @@ class Leaving(Database):
         """Take a study out of use; False where something has happened to it since."""
         if study not in self.finished_studies(study.study_instance_uid):
             return False
-        unchanged = (STUDIES.c.study_instance_uid == study.study_instance_uid, _is_finished())
+        promised = _is_promised() if study.is_promised else ~_is_promised()
+        unchanged = (STUDIES.c.study_instance_uid == study.study_instance_uid, _is_finished(), promised)
         with self.connection() as connection:
             return (
                 connection.execute(sa.update(STUDIES).where(*unchanged).values(state=PURGING)).rowcount == 1
@@ -145,6 +160,10 @@ class Leaving(Database):
             count = _delete_instances(connection, [str(path) for path in paths])
             connection.execute(sa.update(STUDIES).where(is_empty, waited).values(values))
             return count
+
+
+def _is_promised() -> Any:
+    return sa.exists().where(PROMISES.c.study_instance_uid == STUDIES.c.study_instance_uid)
 
 
 def _is_finished() -> Any:
@@ -194,5 +213,5 @@ def _delete_study(connection: sa.Connection, study_instance_uid: str) -> None:
     connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.result_sop_instance_uid.in_(objects)))
     for table in (QUARANTINE, OBJECTS):
         connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
-    for table in (RUNS, EVENTS, STUDIES):
+    for table in (RUNS, EVENTS, PROMISES, STUDIES):
         connection.execute(sa.delete(table).where(table.c.study_instance_uid == study_instance_uid))

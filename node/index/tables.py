@@ -123,6 +123,12 @@ COMMITMENTS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("due_at", sa.Float, nullable=False),
 )
+# Studies with instances that a peer was told are kept.
+PROMISES = sa.Table(
+    "promises",
+    METADATA,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
+)
 FEEDBACK = sa.Table(
     "feedback",
     METADATA,

@@ -176,23 +176,28 @@ class CommitmentReporter(threading.Thread):
         log.warning("commitment_report_given_up", reason=reason, **_names(request))
 
     def _reasons(self, instances: Sequence[tuple[str, str]]) -> dict[str, int]:
-        """Return, for each instance that is not kept as it was named, the Failure Reason."""
-        classes: dict[str, set[str]] = {}
+        """Return, for each instance that is not kept as it was named, the Failure Reason; keep the others."""
         uids = list(dict.fromkeys(uid for _, uid in instances))
+        reasons: dict[str, int] = {}
         for start in range(0, len(uids), QUESTION):
-            for row in self._index.stored_instances(uids[start : start + QUESTION]):
+            portion = frozenset(uids[start : start + QUESTION])
+            classes: dict[str, set[str]] = {}
+            for row in self._index.stored_instances(portion):
                 if Path(row["path"]).is_file():
                     classes.setdefault(row["sop_instance_uid"], set()).add(row["sop_class_uid"])
-        return dict(_failures(instances, classes))
+            failures = _failures([one for one in instances if one[1] in portion], classes)
+            lost = portion - failures.keys() - self._index.promise(portion - failures.keys())
+            reasons |= failures | dict.fromkeys(lost, NO_SUCH_INSTANCE)
+        return reasons
 
 
 def _names(request: Json) -> dict[str, str]:
     return {"ae_title": request["ae_title"], "transaction_uid": request["transaction_uid"]}
 
 
-def _failures(instances: Sequence[tuple[str, str]], classes: Mapping[str, set[str]]) -> list[tuple[str, int]]:
-    return [
-        (uid, CLASS_INSTANCE_CONFLICT if uid in classes else NO_SUCH_INSTANCE)
+def _failures(instances: Sequence[tuple[str, str]], classes: Mapping[str, set[str]]) -> dict[str, int]:
+    return {
+        uid: CLASS_INSTANCE_CONFLICT if uid in classes else NO_SUCH_INSTANCE
         for sop_class_uid, uid in instances
         if sop_class_uid not in classes.get(uid, ())
-    ]
+    }
