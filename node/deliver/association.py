@@ -33,7 +33,8 @@ OnReport = Callable[[evt.Event], tuple[int | Dataset, Dataset | None]]
 class Peer:
     """A DICOM application elsewhere; `timeout_s` is how long it may take to connect, or to answer.
 
-    With `tls` nothing is sent before its certificate was found good for `host`.
+    With `tls`, which gives the context of each connection, nothing is sent before its certificate was found
+    good for `host`.
     """
 
     host: str
@@ -41,7 +42,7 @@ class Peer:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
-    tls: ClientContext | None = field(default=None, repr=False, compare=False)
+    tls: Callable[[], ClientContext] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return the address as it is written on a command line."""
@@ -79,6 +80,7 @@ def associate(
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _prepare_association, [peer.timeout_s, opened])]
     if on_report:
         handlers.append((evt.EVT_N_EVENT_REPORT, _answer_report, [on_report]))
+    context = peer.tls() if peer.tls else None
     try:
         association = entity.associate(
             peer.host,
@@ -87,13 +89,13 @@ def associate(
             peer.ae_title,
             ext_neg=[build_role(UID(uid), scp_role=True) for uid in as_provider_of],
             evt_handlers=handlers,
-            tls_args=(peer.tls, peer.host) if peer.tls else None,
+            tls_args=(context, peer.host) if context else None,
         )
     except OSError as fault:  # a name that cannot be resolved
         raise DestinationUnreachableError(str(peer), str(fault.strerror)) from fault
     try:
         if not association.is_established and not association.rejected_contexts:
-            refusal = peer.tls.refusal if peer.tls else ""
+            refusal = context.refusal if context else ""
             raise DestinationUnreachableError(str(peer), refusal or _why(association, bool(opened)))
         yield association
     finally:

@@ -3,7 +3,7 @@
 import json
 import ssl
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ class StowDestination:
     url: str
     token: str = ""
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
 
     @property
     def peer(self) -> HttpPeer:

@@ -4,7 +4,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,13 +20,13 @@ MAX_ANSWER_BYTES = 64 << 20
 class HttpPeer:
     """A DICOMweb server; `timeout_s` is how long it may take to connect, and to take or give a piece.
 
-    `tls` must be there for an address that begins with https.
+    `tls` gives the context of each connection; it must be there for an address that begins with https.
     """
 
     url: str
     token: str = ""
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,9 @@ def _connection(peer: HttpPeer) -> http.client.HTTPConnection:
     parts = urlsplit(peer.url)
     host, timeout_s = parts.hostname or "", peer.timeout_s
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=peer.tls)
+        return http.client.HTTPSConnection(
+            host, parts.port, timeout=timeout_s, context=peer.tls() if peer.tls else None
+        )
     return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
 
 
