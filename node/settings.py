@@ -237,7 +237,7 @@ class DestinationSettings:
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
     tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
     confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
-    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
+    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 600.0
 
     @property
     def profile(self) -> Profile:

@@ -5,7 +5,7 @@ import sqlalchemy as sa
 
 from node.domain.delivery import CommitmentReport
 from node.domain.study import Instance
-from node.index import ANALYZED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, Index, sqlite_url
+from node.index import ANALYZED, CONFIRMED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, Index, sqlite_url
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 
@@ -279,3 +279,20 @@ def test_a_durable_change_that_fails_is_undone_and_leaves_no_mark(index):
 
     assert not index.line("pacs")["is_paused"]
     assert safety_of(index, lambda: index.record_event(STUDY, "study_queued", {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"), [(0x0112, PENDING), (0x0122, CONFIRMED), (0x0110, CONFIRMED), (0x0131, CONFIRMED)]
+)
+def test_what_was_found_counts_as_lost_only_if_the_archive_says_later_that_it_has_it_not(
+    index, reason, state
+):
+    index.record_run(run())
+    index.record_objects("r1", objects("9.1"))
+    index.record_delivery(["9.1"], "pacs", DELIVERED)
+    index.begin_transaction("1.2.8", "pacs", ["9.1"])
+    index.record_delivery(["9.1"], "pacs", CONFIRMED, "found")
+
+    index.record_report(CommitmentReport("1.2.8", frozenset(), {"9.1": reason}))
+
+    assert index.delivery_counts() == {"pacs": {state: 1}}

@@ -21,14 +21,14 @@ from node.index.tables import (
 )
 
 # Failure Reason (0008,1197), PS3.3 C.14: what no second copy can mend, and a transaction that was not taken.
+MISSING, DUPLICATE_TRANSACTION = 0x0112, 0x0131
 HOPELESS = {0x0119: "class and instance conflict", 0x0122: "SOP class not supported"}
 OTHER = {
     0x0110: "processing failure",
-    0x0112: "no such object instance",
-    0x0131: "duplicate transaction UID",
+    MISSING: "no such object instance",
+    DUPLICATE_TRANSACTION: "duplicate transaction UID",
     0x0213: "resource limitation",
 }
-DUPLICATE_TRANSACTION = 0x0131
 KEPT: Json = {"state": CONFIRMED, "detail": "committed", "due_at": None}
 
 
@@ -78,22 +78,23 @@ class Commitments(Database):
         """Note what an archive reports of a transaction, however late; None where it is not one of ours.
 
         Returns what changed by study: its UID, the destination, how many are confirmed, how many failed. What
-        the archive keeps is confirmed; what it does not have is sent again; what it will never take is given
-        up; of objects in another, later transaction only the good news count.
+        the archive keeps is confirmed; what it does not have is sent again, also if it was found before; what
+        it will never take is given up; of objects in another, later transaction only the good news count.
         """
         known = self.transaction(report.transaction_uid)
         if known is None:
             return None
         at_destination = DELIVERIES.c.destination == known["destination"]
         in_transaction = DELIVERIES.c.transaction_uid == report.transaction_uid
-        failed = [at_destination, in_transaction, DELIVERIES.c.state == DELIVERED]
         changed: list[Json] = []
         # The archive reports once, and not again when it was answered.
         with self.durable() as connection:
             committed = [at_destination, DELIVERIES.c.state != CONFIRMED]
             changed += self._change(connection, [*committed, _is_one_of(report.committed)], KEPT)
             for uid, reason in report.failed.items():
-                changed += self._change(connection, [*failed, _is_one_of([uid])], _after_failure(reason))
+                state = DELIVERIES.c.state.in_([DELIVERED, CONFIRMED] if reason == MISSING else [DELIVERED])
+                failed = [at_destination, in_transaction, state, _is_one_of([uid])]
+                changed += self._change(connection, failed, _after_failure(reason))
             answered = {"answered_at": time.time(), "is_accepted": True}
             mine = TRANSACTIONS.c.transaction_uid == report.transaction_uid
             connection.execute(sa.update(TRANSACTIONS).where(mine).values(answered))
