@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from node.domain.delivery import CommitmentReport
 from node.domain.study import Instance
 from node.index import ANALYZED, CONFIRMED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, Index, sqlite_url
+from tests.safety import safety_of
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 
@@ -240,19 +240,6 @@ def test_what_broke_a_rule_is_told_beside_the_objects_of_its_run(index):
     assert [(one["kind"], one["violations"]) for one in told["quarantined"]] == [
         ("findings_sr", ["same_study: is in study 9"])
     ]
-
-
-def safety_of(index, change):
-    """What `PRAGMA synchronous` says at the last commit: 2 is synced, 1 may be lost with the power."""
-    seen = []
-
-    def note(connection):
-        seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
-
-    sa.event.listen(index._engine, "commit", note)
-    change()
-    sa.event.remove(index._engine, "commit", note)
-    return seen[-1]
 
 
 @pytest.mark.parametrize(

@@ -38,32 +38,38 @@ class Database:
             yield connection
 
     @contextmanager
-    def durable(self) -> Iterator[sa.Connection]:
-        """Give a connection for one transaction of its own that a power cut does not undo.
-
-        Others may be forgotten: what they tell of is found again, or asked for again.
-        """
-        with self._engine.connect() as connection:
-            is_sqlite = self._engine.dialect.name == "sqlite"
-            if is_sqlite:
-                connection.exec_driver_sql("PRAGMA synchronous=FULL")
-                connection.commit()
-            try:
-                with connection.begin():
-                    yield connection
-            finally:
-                if is_sqlite:
-                    connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+    def together(self) -> Iterator[sa.Connection]:
+        """Make all that this thread changes in the block one transaction."""
+        with self._engine.begin() as connection, self._sharing(connection):
+            yield connection
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Make all that this thread changes in the block one transaction."""
-        with self._engine.begin() as connection:
-            self._shared.connection = connection
+    def durable(self) -> Iterator[sa.Connection]:
+        """Make all that this thread changes in the block one transaction that a power cut does not undo.
+
+        Nor does it undo those before. What comes after the last such may be forgotten: it is what is found
+        again, or asked for again.
+        """
+        with self._engine.connect() as connection:
+            self._synchronize(connection, "FULL")
             try:
-                yield
+                with connection.begin(), self._sharing(connection):
+                    yield connection
             finally:
-                self._shared.connection = None
+                self._synchronize(connection, "NORMAL")
+
+    @contextmanager
+    def _sharing(self, connection: sa.Connection) -> Iterator[None]:
+        self._shared.connection = connection
+        try:
+            yield
+        finally:
+            self._shared.connection = None
+
+    def _synchronize(self, connection: sa.Connection, when: str) -> None:
+        if self._engine.dialect.name == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA synchronous={when}")
+            connection.rollback()  # it is no part of a transaction
 
     def insert(self, table: sa.Table) -> Any:
         """Return the statement that inserts into a table, and can be told what to do on a conflict."""
