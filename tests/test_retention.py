@@ -217,6 +217,18 @@ def test_what_a_sender_was_told_is_kept_stays_unless_the_rules_say_otherwise(arc
     assert retention.kept() == []
 
 
+def test_of_what_archives_were_asked_nothing_is_left_but_what_others_are_in(archive: Archive) -> None:
+    for study in (STUDY, OTHER):
+        archive.finish(study, days_ago=31 if study == STUDY else 1)
+    archive.index.begin_transaction("1.2.8", "pacs", [f"{STUDY}.9"])
+    archive.index.begin_transaction("1.2.9", "pacs", [f"{OTHER}.9"])
+
+    assert purge(archive, days=30) == [STUDY]
+
+    assert archive.index.transaction("1.2.8") is None
+    assert archive.index.transaction("1.2.9") is not None
+
+
 def test_a_promise_and_a_removal_at_the_same_time_are_one_or_the_other(archive: Archive) -> None:
     archive.finish(STUDY, days_ago=31)
     archive.finish(OTHER, days_ago=31)

@@ -29,6 +29,7 @@ from node.index.tables import (
     QUARANTINE,
     RUNS,
     STUDIES,
+    TRANSACTIONS,
 )
 
 CHUNK = 500
@@ -209,7 +210,14 @@ def _delete_instances(connection: sa.Connection, paths: Sequence[str]) -> int:
 def _delete_study(connection: sa.Connection, study_instance_uid: str) -> None:
     runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
     objects = sa.select(OBJECTS.c.sop_instance_uid).where(OBJECTS.c.run_id.in_(runs))
-    connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(objects)))
+    mine = DELIVERIES.c.sop_instance_uid.in_(objects)
+    transactions = connection.execute(sa.select(DELIVERIES.c.transaction_uid).where(mine).distinct())
+    transaction_uids = list(transactions.scalars())
+    connection.execute(sa.delete(DELIVERIES).where(mine))
+    ended = ~sa.exists().where(DELIVERIES.c.transaction_uid == TRANSACTIONS.c.transaction_uid)
+    for chunk in _chunks(transaction_uids):
+        its = TRANSACTIONS.c.transaction_uid.in_(chunk)
+        connection.execute(sa.delete(TRANSACTIONS).where(its, ended))
     connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.result_sop_instance_uid.in_(objects)))
     for table in (QUARANTINE, OBJECTS):
         connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
