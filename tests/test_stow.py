@@ -14,15 +14,7 @@ from node.storage import Storage, Watermark
 from tests.doors import ANY_DISK, dataset_sha256
 from tests.instances import CT, EXPLICIT, PATIENT
 from tests.peers import LOOPBACK
-from tests.web_doors import (
-    BOUNDARY,
-    OpenWebDoor,
-    file,
-    multipart,
-    post,
-    read_answer,
-    request_head,
-)
+from tests.web_doors import BOUNDARY, OpenWebDoor, file, multipart, post, read_answer, request_head
 
 PRIVATE_CLASS = "1.2.276.0.7230010.3.1.0.1"
 

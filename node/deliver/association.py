@@ -17,7 +17,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 
-from node.errors import DestinationUnreachableError
+from node.errors import DestinationUnreachableError, UnconfirmableError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.tls import ClientContext
 
@@ -25,6 +25,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 # Send the bytes of the file, not what decoding and encoding makes of them.
 _config.STORE_SEND_CHUNKED_DATASET = True
 logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+
+# Pending is more to come (C-FIND).
+SUCCESS, PENDING = 0x0000, (0xFF00, 0xFF01)
 
 OnReport = Callable[[evt.Event], tuple[int | Dataset, Dataset | None]]
 
@@ -53,7 +56,7 @@ def echo(peer: Peer) -> None:
     """Return once the peer answered a C-ECHO; raises DestinationUnreachableError where it does not."""
     with associate(peer, [build_context(Verification)]) as association:
         status = association.send_c_echo() if association.is_established else Dataset()
-    if status.get("Status") != 0x0000:
+    if status.get("Status") != SUCCESS:
         raise DestinationUnreachableError(str(peer), "no Success to a C-ECHO")
 
 
@@ -106,6 +109,21 @@ def associate(
         # pynetdicom drops the socket of an association that its peer ended, and leaves it open.
         for connection in opened:
             connection.close()
+
+
+def require_success(peer: Peer, response: Dataset, question: str, *, busy: int) -> None:
+    """Raise an error unless a question was answered with Success.
+
+    DestinationUnreachableError where no answer came, or the one that says `busy`: it may do so later.
+    UnconfirmableError for every other one.
+    """
+    if response.get("Status") in (None, *PENDING):
+        raise DestinationUnreachableError(str(peer), f"no answer to {question}")
+    words = f"0x{response.Status:04X} to {question}"
+    if response.Status == busy:
+        raise DestinationUnreachableError(str(peer), words)
+    if response.Status != SUCCESS:
+        raise UnconfirmableError(str(peer), words)
 
 
 class _Answers(DIMSEServiceProvider):

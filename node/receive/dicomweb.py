@@ -107,12 +107,7 @@ class StowListener:
     turns out to be malformed, keeps those that were whole by then: the client may send all of them again.
     """
 
-    def __init__(
-        self,
-        settings: StowSettings,
-        storage: Storage,
-        notes: Notes,
-    ) -> None:
+    def __init__(self, settings: StowSettings, storage: Storage, notes: Notes) -> None:
         self._settings = settings
         self._storage = storage
         self._notes = notes

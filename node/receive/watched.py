@@ -66,12 +66,7 @@ class FolderListener:
     of the folder is left to wait for.
     """
 
-    def __init__(
-        self,
-        settings: FolderSettings,
-        storage: Storage,
-        notes: Notes,
-    ) -> None:
+    def __init__(self, settings: FolderSettings, storage: Storage, notes: Notes) -> None:
         self._settings = settings
         self._storage = storage
         self._notes = notes
