@@ -105,6 +105,8 @@ class Retention:
                 break
         else:
             return False
+        if not count and self._index.study(uid):  # it was opened again before anything was removed
+            return False
         log.info(
             "study_purged",
             study_instance_uid=uid,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
+from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, FinishedStudy
 from node.index.states import PURGING
 from node.reindex import add_unknown
 from node.retention import Caretaker, Retention
@@ -169,6 +169,26 @@ def test_an_instance_that_comes_meanwhile_stays_and_is_read(archive: Archive) ->
     assert late.path.exists()
     assert [one.study_instance_uid for one in archive.index.open_studies()] == [STUDY]
     assert archive.index.paths() == archive.storage.instance_paths()
+
+
+def test_an_instance_that_comes_just_before_anything_is_removed_stays(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.finish(STUDY, days_ago=31)
+    begin = archive.index.begin_purge
+
+    def begin_and_receive(study: FinishedStudy) -> bool:
+        return begin(study) and archive.store(STUDY, number=2).path.exists()
+
+    monkeypatch.setattr(archive.index, "begin_purge", begin_and_receive)
+    assert purge(archive, days=30) == []
+
+    assert [one.sop_instance_uid for one in archive.index.instances(STUDY)] == [
+        f"{STUDY}.1.1",
+        f"{STUDY}.1.2",
+    ]
+    assert archive.index.paths() == archive.storage.instance_paths()
+    assert [one.study_instance_uid for one in archive.index.open_studies()] == [STUDY]
 
 
 def test_a_result_that_comes_back_meanwhile_leaves_too(archive: Archive) -> None:

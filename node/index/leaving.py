@@ -123,9 +123,17 @@ class Leaving(Database):
             )
 
     def belongings(self, study_instance_uid: str) -> tuple[list[Path], list[str]]:
-        """Return the files of the instances of a study, and its runs."""
-        files = sa.select(INSTANCES.c.path).where(INSTANCES.c.study_instance_uid == study_instance_uid)
-        runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
+        """Return the files of the instances of a study that is being removed, and its runs.
+
+        Nothing of one that is open again: an image came that is to be read.
+        """
+        leaving = sa.exists().where(
+            STUDIES.c.study_instance_uid == study_instance_uid, STUDIES.c.state == PURGING
+        )
+        files = sa.select(INSTANCES.c.path).where(
+            INSTANCES.c.study_instance_uid == study_instance_uid, leaving
+        )
+        runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid, leaving)
         with self.connection() as connection:
             paths = [Path(path) for path in connection.execute(files).scalars()]
             return paths, list(connection.execute(runs).scalars())
