@@ -400,6 +400,22 @@ def test_an_archive_that_ignores_pages_is_asked_no_further() -> None:
     assert len(asked) == 2
 
 
+def test_an_archive_that_has_always_one_more_page_holds_nobody() -> None:
+    asked: list[str] = []
+
+    def answer(script: Script) -> None:
+        asked.append(script.path)
+        time.sleep(0.08)
+        script.reply(200, [{"00080018": {"vr": "UI", "Value": [f"1.2.{len(asked)}"]}}])
+
+    with scripted(answer) as port:
+        begun = time.monotonic()
+        with pytest.raises(DestinationUnreachableError, match="no end to a QIDO-RS request"):
+            find_instances(destination(port, timeout_s=TIMEOUT_S).peer, "1.2", "1.3")
+
+    assert time.monotonic() - begun < 6 * TIMEOUT_S
+
+
 @pytest.mark.parametrize(
     ("status", "content", "error"),
     [
