@@ -26,7 +26,7 @@ from node.retention import Caretaker, Retention
 from node.settings import Configuration
 from node.storage import Stored
 from node.telemetry import Metrics
-from node.tls import SOON_DAYS, door_context, ends_by_use
+from node.tls import SOON_DAYS, CurrentContext, ends_by_use, server_context, serving_context
 from node.web import WebServer, application
 from node.workflow import Workflow
 
@@ -61,8 +61,9 @@ class Node:
         # In the order in which they open; the web server that serves STOW-RS does so before.
         self.listeners: list[Listener] = [self.listener, *filter(None, [self.stow]), *folders]
         web = application(self._exposition, self._unready, self.stow.routes if self.stow else ())
-        tls = door_context(configuration.web.tls) if configuration.web.tls else None
-        self.web = WebServer(web, configuration.web.host, configuration.web.port, tls)
+        tls = CurrentContext(configuration.web.tls, server_context) if configuration.web.tls else None
+        serving = serving_context(tls) if tls else None
+        self.web = WebServer(web, configuration.web.host, configuration.web.port, serving)
         self._certificate_ends = ends_by_use(configuration)
         retention = Retention(self.index, self.storage, configuration.retention, self.metrics)
         self.caretaker = Caretaker(retention, configuration.retention.interval_min * 60)
@@ -140,7 +141,8 @@ class Node:
         return self.metrics.exposition()
 
     def _certificate_seconds(self) -> dict[str, float]:
-        """Return how long the certificates that were read at the start are good, by their use."""
+        """Return how long the certificates are good that are in use: the newest that could be used."""
+        self._certificate_ends |= ends_by_use(self.configuration)
         return {use: ends.timestamp() - time.time() for use, ends in self._certificate_ends.items()}
 
     def _note_deliveries(self) -> None:

@@ -28,11 +28,7 @@ def build_stow(receive: ReceiveSettings, storage: Storage, notes: Notes) -> Stow
         max_requests=given.max_requests,
         read_timeout_s=given.read_timeout_s,
     )
-    return StowListener(
-        settings,
-        storage,
-        notes,
-    )
+    return StowListener(settings, storage, notes)
 
 
 def build_folders(receive: ReceiveSettings, storage: Storage, notes: Notes) -> list[FolderListener]:

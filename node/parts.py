@@ -35,7 +35,7 @@ from node.settings import (
 from node.steps import Parts, Route, Steps
 from node.storage import Storage
 from node.telemetry import Metrics
-from node.tls import client_context
+from node.tls import CurrentContext, client_context
 from node.workflow import Workflow
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -97,7 +97,7 @@ def build_destination(name: str, settings: DestinationSettings) -> DimseDestinat
             url=settings.url,
             token=read_secret(settings.token_env, f"destinations.{name}.token_env"),
             timeout_s=settings.timeout_s,
-            tls=client_context(settings.tls or TlsSettings()),
+            tls=CurrentContext(settings.tls or TlsSettings(), client_context),
         )
     return DimseDestination(
         name=name,
@@ -106,7 +106,7 @@ def build_destination(name: str, settings: DestinationSettings) -> DimseDestinat
         ae_title=settings.ae_title,
         calling_ae_title=settings.calling_ae_title,
         timeout_s=settings.timeout_s,
-        tls=client_context(settings.tls) if settings.tls else None,
+        tls=CurrentContext(settings.tls, client_context) if settings.tls else None,
     )
 
 
@@ -176,7 +176,9 @@ def build_report_sender(peers: Mapping[str, CommitmentPeerSettings]) -> ReportSe
     """Return what tells the senders that asked for storage commitment."""
     return ReportSender(
         {
-            title: Peer(one.host, one.port, title, tls=client_context(one.tls) if one.tls else None)
+            title: Peer(
+                one.host, one.port, title, tls=CurrentContext(one.tls, client_context) if one.tls else None
+            )
             for title, one in peers.items()
         }
     )

@@ -1,9 +1,7 @@
 """The receiver: the listener that the configuration asks for, in the node's process or in one of its own."""
 
 import socket
-import ssl
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from node.receive.settings import ApplicationEntity, DimseListenerSettings
 from node.settings import Configuration, LogSettings, ReceiveSettings
 from node.storage import Storage, Watermark
 from node.telemetry import configure_logging
-from node.tls import door_context
+from node.tls import CurrentContext, server_context
 
 MIB, GIB = 1 << 20, 1 << 30
 SEGMENTS = 8
@@ -76,14 +74,6 @@ def listener_settings(receive: ReceiveSettings) -> DimseListenerSettings:
     )
 
 
-def tls_of(receive: ReceiveSettings) -> Callable[[], ssl.SSLContext] | None:
-    """Return what gives the context of each connection; raises ConfigurationError for files of no use."""
-    if receive.tls is None:
-        return None
-    door_context(receive.tls)
-    return partial(door_context, receive.tls)
-
-
 def _leave_unsynced(_descriptor: int) -> None:
     """Do nothing: for measuring only."""
 
@@ -97,7 +87,8 @@ def build_extras(
 ) -> Extras:
     """Return what a listener has besides storing: storage commitment over the index, and TLS."""
     desk = CommitmentDesk(index, receive.commitment_peers, partial(note_report, index))
-    return Extras(commitment=desk, tls=tls_of(receive), bound=bound, associations=associations)
+    tls = CurrentContext(receive.tls, server_context) if receive.tls else None
+    return Extras(commitment=desk, tls=tls, bound=bound, associations=associations)
 
 
 def build_receiver(

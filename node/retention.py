@@ -52,7 +52,14 @@ class Retention:
         self._metrics = metrics
 
     def due(self) -> list[Leaver]:
-        """Return the studies whose time is over, the longest finished first."""
+        """Return the studies whose time is over and that may leave, the longest finished first."""
+        return [one for one in self._overdue() if self._may_leave(one.study)]
+
+    def kept(self) -> list[Leaver]:
+        """Return the studies whose time is over, and that stay: senders were told that they are kept."""
+        return [one for one in self._overdue() if not self._may_leave(one.study)]
+
+    def _overdue(self) -> list[Leaver]:
         days = [days for days in (self._rules.days, *self._rules.days_by_outcome.values()) if days]
         before = time.time() - min(days) * DAY_S if days else 0.0
         found = [_leaver(study) for study in self._index.finished_studies(before=before)]
@@ -69,9 +76,13 @@ class Retention:
         for study in self._index.finished_studies():
             if not self._storage.is_nearly_full():
                 return
-            if study.has_left and _is_settled(study):
+            if study.has_left and _is_settled(study) and self._may_leave(study):
                 leaver = _leaver(study)
                 yield Leaver(study, leaver.outcome, DISK)
+
+    def _may_leave(self, study: FinishedStudy) -> bool:
+        """May it, for all that was promised (PS3.4 J.1: the provider says how long it keeps)?"""
+        return study.is_being_purged or not (study.is_promised and self._rules.keeps_committed)
 
     def _is_over(self, leaver: Leaver) -> bool:
         # A study without an outcome, as it was cancelled, has the days of all.
@@ -93,6 +104,8 @@ class Retention:
             if self._index.forget_study(uid):
                 break
         else:
+            return False
+        if not count and self._index.study(uid):  # it was opened again before anything was removed
             return False
         log.info(
             "study_purged",

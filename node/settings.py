@@ -237,7 +237,7 @@ class DestinationSettings:
     max_attempts: Annotated[int, integer(1, 100_000)] = 300
     tls: Annotated[TlsSettings | None, section(TlsSettings)] = None
     confirm: Annotated[str, one_of("commitment", "query", "none")] = "commitment"
-    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 3600.0
+    confirm_timeout_s: Annotated[float, number(1, 604_800)] = 600.0
 
     @property
     def profile(self) -> Profile:
@@ -253,13 +253,17 @@ class DestinationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionSettings:
-    """How many days finished studies are kept, 0 for ever; `days_by_outcome` goes before `days`."""
+    """How many days finished studies are kept, 0 for ever; `days_by_outcome` goes before `days`.
+
+    Those that the node has committed itself to keep stay, unless `keeps_committed` is false.
+    """
 
     days: Annotated[float, number(0, 100_000)] = 0.0
     days_by_outcome: Annotated[
         Mapping[str, float], table_of(number(0, 100_000), one_of(*(one.value for one in Outcome)))
     ] = field(default_factory=dict)
     frees_disk: Annotated[bool, boolean] = False
+    keeps_committed: Annotated[bool, boolean] = True
     interval_min: Annotated[float, number(0.001, 1440)] = 10.0
 
 

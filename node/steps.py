@@ -118,9 +118,11 @@ class Steps:
             seconds = round(time.perf_counter() - started, 3)
             log.info("step_finished", step=name, seconds=seconds)
         self._parts.metrics.stage_seconds.labels(name).observe(seconds)
-        self._index.record_event(uid, f"{name}_finished", {**context, "seconds": seconds})
-        if run:
-            self._index.record_seconds(run["run_id"], name, seconds)
+        # The step is not taken again once the workflow knows its result: what it told the index has to stay.
+        with self._index.durable():
+            self._index.record_event(uid, f"{name}_finished", {**context, "seconds": seconds})
+            if run:
+                self._index.record_seconds(run["run_id"], name, seconds)
         return result
 
     def warm_up(self) -> None:

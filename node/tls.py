@@ -6,19 +6,24 @@ TLS 1.2 and 1.3 only, with keys that are made for one connection and ciphers tha
 import os
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+import structlog
 from cryptography import x509
 
 from node.errors import ConfigurationError, TlsError
 from node.settings import Configuration, TlsSettings
 
 T = TypeVar("T")
+Context = TypeVar("Context", bound=ssl.SSLContext)
+
+log = structlog.get_logger()
 
 # RFC 9325 section 4.2 for TLS 1.2; all ciphers of TLS 1.3 are of this kind, and OpenSSL lists them apart.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -96,12 +101,6 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-@cache
-def door_context(settings: TlsSettings) -> ssl.SSLContext:
-    """Return `server_context`, made once: what a door began with it keeps, and no call waits for files."""
-    return server_context(settings)
-
-
 def client_context(settings: TlsSettings) -> ClientContext:
     """Return the context of a connection of ours to the outside, which checks the name of the host.
 
@@ -116,6 +115,49 @@ def client_context(settings: TlsSettings) -> ClientContext:
         _load_authorities(context, settings.ca)
     else:
         context.load_default_certs()
+    return context
+
+
+class CurrentContext(Generic[Context]):
+    """The context of a use; call it for each connection: it is made anew when one of its files has changed.
+
+    New files that cannot be used are told of, and the old ones used on: they may be changed one by one.
+    """
+
+    def __init__(self, settings: TlsSettings, make: Callable[[TlsSettings], Context]) -> None:
+        """Raise ConfigurationError where the files cannot be used."""
+        self._settings, self._make = settings, make
+        self._lock = threading.Lock()
+        # Before they are read: a change meanwhile is noticed at the next call.
+        self._state = _state(settings)
+        self._context = make(settings)
+
+    def __call__(self) -> Context:
+        """Return the context for a connection that begins now."""
+        with self._lock:
+            if (state := _state(self._settings)) != self._state:
+                self._state = state
+                self._renew()
+            return self._context
+
+    def _renew(self) -> None:
+        names = {"certificate": str(self._settings.certificate)}
+        try:
+            self._context = self._make(self._settings)
+        except ConfigurationError as fault:
+            log.warning("certificate_unusable", reason=str(fault), **names)
+        else:
+            log.info("certificate_renewed", **names)
+
+
+def serving_context(current: CurrentContext[ssl.SSLContext]) -> ssl.SSLContext:
+    """Return a context for a server that wants one for good: it gives each connection the current one."""
+    context = current()
+
+    def give_current(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = current()
+
+    context.sni_callback = give_current
     return context
 
 
@@ -148,10 +190,7 @@ def expires_at(certificate: Path) -> datetime:
 
 def check_certificate(settings: TlsSettings, *, is_server: bool, soon_days: float = SOON_DAYS) -> None:
     """Raise ConfigurationError unless the files can be used, now and for some days more."""
-    if is_server:
-        server_context(settings)
-    else:
-        client_context(settings)
+    _try(settings, is_server=is_server)
     if settings.certificate is None:
         return
     now, path = datetime.now(UTC), settings.certificate
@@ -184,12 +223,38 @@ def _settings_in(value: object, name: str) -> Iterator[tuple[str, TlsSettings]]:
 
 
 def ends_by_use(configuration: Configuration) -> dict[str, datetime]:
-    """Return when the node's own certificates end, by the section that names them."""
-    return {
-        use: expires_at(settings.certificate)
-        for use, settings in tls_by_use(configuration).items()
-        if settings.certificate
-    }
+    """Return when the node's own certificates end, by the section that names them.
+
+    Those are left out that could not be used now.
+    """
+    ends: dict[str, datetime] = {}
+    for use, settings in tls_by_use(configuration).items():
+        if settings.certificate:
+            with suppress(ConfigurationError):
+                _try(settings, is_server=use in DOORS)
+                ends[use] = expires_at(settings.certificate)
+    return ends
+
+
+def _try(settings: TlsSettings, *, is_server: bool) -> None:
+    """Raise ConfigurationError unless the files can be used."""
+    if is_server:
+        server_context(settings)
+    else:
+        client_context(settings)
+
+
+def _state(settings: TlsSettings) -> list[tuple[int, int, int] | None]:
+    """Return what changes when somebody changes the files; a file that is missing has nothing."""
+    paths = [path for path in (settings.certificate, settings.key, settings.ca) if path]
+    states: list[tuple[int, int, int] | None] = []
+    for path in paths:
+        try:
+            found = path.stat()
+            states.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        except OSError:
+            states.append(None)
+    return states
 
 
 def _restrict(context: ssl.SSLContext) -> None:

@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StorageCommitmentPushModel,
     StorageCommitmentPushModelInstance,
 )
+from structlog.testing import capture_logs
 
 from node.deliver import confirmation, outbox
 from node.deliver.association import Peer
@@ -25,8 +26,9 @@ from node.deliver.commitment import ReportSender
 from node.deliver.confirmation import Confirmation, note_report
 from node.deliver.dimse import DimseDestination
 from node.deliver.outbox import Outlet
-from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
-from node.index.tables import COMMITMENTS
+from node.errors import DestinationUnreachableError
+from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, Json
+from node.index.tables import COMMITMENTS, PROMISES
 from node.receive import commitment
 from node.receive.commitment import CommitmentDesk, CommitmentReporter
 from node.receive.dimse import DimseListener, Extras
@@ -362,6 +364,25 @@ def test_who_sent_images_is_told_that_they_are_kept(desk: Desk, modality: Modali
     assert str(modality.reports[0][1].TransactionUID) == "1.2.9"
 
 
+def test_what_a_sender_is_told_of_counts_as_promised_before(desk: Desk) -> None:
+    promised: list[set[str]] = []
+    keep(desk, "1.5.1")
+    keep(desk, "1.5.2").unlink()
+
+    def send(_request: Json, _instances: object, reasons: dict[str, int]) -> None:
+        with desk.index.connection() as connection:
+            promised.append(set(connection.execute(sa.select(PROMISES.c.study_instance_uid)).scalars()))
+        assert reasons == {"1.5.2": 0x0112}
+
+    desk.index.record_commitment("1.2.9", MODALITY, "SIGHTLINE", [(CT, "1.5.1"), (CT, "1.5.2")])
+    reporter = CommitmentReporter(desk.index, [MODALITY], send, grace_s=0)
+    reporter.start()
+    wait_until(lambda: desk.index.owed_commitments() == 0, "it is told", 5, 0.01)
+    reporter.end()
+
+    assert promised == [{"1.2.3"}]
+
+
 def test_what_is_not_kept_as_it_was_named_is_told_one_by_one(desk: Desk, modality: Modality) -> None:
     desk.report_owed()
     keep(desk, "1.5.1")
@@ -422,6 +443,44 @@ def test_a_transaction_stands_for_one_request(desk: Desk, modality: Modality) ->
 
     assert asked == [0x0000, 0x0000, 0x0115, 0x0115]
     assert desk.index.owed_commitments() == 1
+
+
+def test_a_peer_that_does_not_answer_keeps_no_other_waiting_however_much_it_is_owed(desk: Desk) -> None:
+    told: list[str] = []
+    is_over = threading.Event()
+
+    def send(request: Json, _instances: object, _reasons: object) -> None:
+        if request["ae_title"] == "DEAD":
+            is_over.wait(10)
+            raise DestinationUnreachableError("DEAD", "cannot connect")
+        told.append(request["transaction_uid"])
+
+    for number in range(101):
+        desk.index.record_commitment(f"1.2.{number}", "DEAD", "SIGHTLINE", [(CT, "1.5.1")])
+    reporter = CommitmentReporter(desk.index, ["DEAD", MODALITY], send, grace_s=0)
+    reporter.start()
+    time.sleep(0.1)
+
+    desk.index.record_commitment("1.2.9", MODALITY, "SIGHTLINE", [(CT, "1.5.1")])
+
+    wait_until(lambda: told == ["1.2.9"], "the other is told", 5, 0.01)
+    reporter.end()
+    is_over.set()
+
+
+def test_of_a_request_that_is_done_with_nothing_is_left(desk: Desk, modality: Modality) -> None:
+    asked = [modality.ask(desk.listener.port, (CT, "1.5.1"))]
+    desk.index.record_commitment("1.2.10", "GONE", "SIGHTLINE", [(CT, "1.5.1")])
+
+    with capture_logs() as logs:
+        desk.report_owed()
+        wait_until(lambda: desk.index.owed_commitments() == 0, "nothing is owed", 5, 0.01)
+
+    (given_up,) = (one for one in logs if one["event"] == "commitment_report_given_up")
+    assert (given_up["ae_title"], given_up["reason"]) == ("GONE", "no address of this peer")
+    asked.append(modality.ask(desk.listener.port, (CT, "1.5.2")))
+    wait_until(lambda: len(modality.reports) == 2, "both are told", 5, 0.01)
+    assert asked == [0x0000, 0x0000]
 
 
 def test_several_peers_ask_at_once(desk: Desk, modality: Modality) -> None:

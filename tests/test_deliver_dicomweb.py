@@ -1,8 +1,10 @@
 """What leaves over DICOMweb: the bytes of the file, and what the answer of an archive means."""
 
+import http.client
 import json
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +17,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.deliver.dicomweb import StowDestination, count_by_series, count_instances, find_instances
+from node.deliver.http import _Limit
 from node.domain.delivery import Reception, Reference
 from node.errors import DestinationUnreachableError, UnconfirmableError
 from node.samples.dicom import fresh_uid
+from node.tls import client_context
+from tests.certificates import Authority
 from tests.doors import dataset_digest
 from tests.instances import CT, encode_dataset, write_instance
 from tests.peers import LOOPBACK, free_ports
@@ -46,6 +51,11 @@ def write_study(folder: Path, counts: tuple[int, ...] = (1,)) -> dict[Reference,
             path = write_instance(folder / f"{uid}.dcm", dataset, sop_instance_uid=uid)
             paths[Reference(study, series, CT, uid)] = path
     return paths
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("hospital"))
 
 
 # --- to a real archive
@@ -204,6 +214,7 @@ def said(stored: list[tuple[str, int]] = [], failed: list[tuple[str, int]] = [])
         (409, 0x0122, Reception.REFUSED),
         (409, 0x0111, Reception.ACCEPTED),
         (200, 0xA700, Reception.POSTPONED),
+        (202, 0, Reception.POSTPONED),
     ],
 )
 def test_a_failure_reason_says_whether_another_try_may_help(
@@ -326,6 +337,22 @@ def test_an_archive_without_a_whole_answer_is_tried_again_and_holds_nobody(
     assert time.monotonic() - begun < 4 * TIMEOUT_S
 
 
+def test_a_secure_request_whose_time_is_over_stays_secure(hospital: Authority) -> None:
+    """The library's `shutdown` drops TLS before it ends the connection: a piece between goes out plain."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = http.client.HTTPConnection("pacs")
+        context = client_context(hospital.issue("node"))
+        connection.sock = context.wrap_socket(ours, server_hostname="pacs", do_handshake_on_connect=False)
+
+        _Limit(connection, 0)._end()
+
+        with pytest.raises(ssl.SSLError):
+            connection.sock.send(b"patient")
+        connection.sock.close()
+        assert b"patient" not in theirs.recv(1000)
+
+
 def test_an_answer_before_all_is_sent_is_read(tmp_path: Path) -> None:
     uid = fresh_uid()
     path = write_instance(
@@ -371,6 +398,22 @@ def test_an_archive_that_ignores_pages_is_asked_no_further() -> None:
         assert find_instances(destination(port).peer, "1.2", "1.3") == {"1.2.3"}
 
     assert len(asked) == 2
+
+
+def test_an_archive_that_has_always_one_more_page_holds_nobody() -> None:
+    asked: list[str] = []
+
+    def answer(script: Script) -> None:
+        asked.append(script.path)
+        time.sleep(0.08)
+        script.reply(200, [{"00080018": {"vr": "UI", "Value": [f"1.2.{len(asked)}"]}}])
+
+    with scripted(answer) as port:
+        begun = time.monotonic()
+        with pytest.raises(DestinationUnreachableError, match="no end to a QIDO-RS request"):
+            find_instances(destination(port, timeout_s=TIMEOUT_S).peer, "1.2", "1.3")
+
+    assert time.monotonic() - begun < 6 * TIMEOUT_S
 
 
 @pytest.mark.parametrize(

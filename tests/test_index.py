@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from node.domain.delivery import CommitmentReport
 from node.domain.study import Instance
-from node.index import ANALYZED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, Index, sqlite_url
+from node.index import ANALYZED, CONFIRMED, DELIVERED, PENDING, QUEUED, RECEIVING, RETRYING, Index, sqlite_url
+from tests.safety import safety_of
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 
@@ -238,3 +240,46 @@ def test_what_broke_a_rule_is_told_beside_the_objects_of_its_run(index):
     assert [(one["kind"], one["violations"]) for one in told["quarantined"]] == [
         ("findings_sr", ["same_study: is in study 9"])
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.record_commitment("1.2.9", "CT", "SIGHTLINE", [("1.2", "1.5")]),
+        lambda index: index.record_report(CommitmentReport("1.2.8", frozenset({"1.5"}), {})),
+    ],
+    ids=["asked of us", "reported to us"],
+)
+def test_what_a_peer_is_answered_success_for_outlives_the_power(index, change):
+    index.begin_transaction("1.2.8", "pacs", ["1.5"])
+
+    assert safety_of(index, lambda: change(index)) == 2
+
+    # All else is found again, and need not wait for the disk.
+    assert safety_of(index, lambda: index.record_event(STUDY, "study_queued", {})) == 1
+
+
+def test_a_durable_change_that_fails_is_undone_and_leaves_no_mark(index):
+    with pytest.raises(ZeroDivisionError), index.durable() as connection:
+        connection.exec_driver_sql("INSERT INTO lines VALUES ('pacs', 1, 0, 0, '', NULL)")
+        raise ZeroDivisionError
+
+    assert not index.line("pacs")["is_paused"]
+    assert safety_of(index, lambda: index.record_event(STUDY, "study_queued", {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"), [(0x0112, PENDING), (0x0122, CONFIRMED), (0x0110, CONFIRMED), (0x0131, CONFIRMED)]
+)
+def test_what_was_found_counts_as_lost_only_if_the_archive_says_later_that_it_has_it_not(
+    index, reason, state
+):
+    index.record_run(run())
+    index.record_objects("r1", objects("9.1"))
+    index.record_delivery(["9.1"], "pacs", DELIVERED)
+    index.begin_transaction("1.2.8", "pacs", ["9.1"])
+    index.record_delivery(["9.1"], "pacs", CONFIRMED, "found")
+
+    index.record_report(CommitmentReport("1.2.8", frozenset(), {"9.1": reason}))
+
+    assert index.delivery_counts() == {"pacs": {state: 1}}

@@ -126,12 +126,16 @@ def test_a_trial_purge_tells_and_removes_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     archive = fill(data)
     archive.finish("1.2.5", days_ago=40)
+    archive.finish("1.2.6", days_ago=41)
+    archive.index.promise(["1.2.6.1.1"])
     archive.index.close()
     before = archive.files()
 
     trial = run_sightline("studies", "purge", "--dry-run", "--json", "-c", configuration(tmp_path, data))
 
-    (due,) = json.loads(trial.stdout)["due"]
+    told = json.loads(trial.stdout)
+    (due,) = told["due"]
+    assert [one["study_instance_uid"] for one in told["kept"]] == ["1.2.6"]
     assert (due["study_instance_uid"], due["outcome"], due["reason"]) == ("1.2.5", "findings", "age")
     assert archive.files() == before
 

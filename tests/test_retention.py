@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
+from node.index import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE, FinishedStudy
 from node.index.states import PURGING
 from node.reindex import add_unknown
 from node.retention import Caretaker, Retention
@@ -171,6 +171,26 @@ def test_an_instance_that_comes_meanwhile_stays_and_is_read(archive: Archive) ->
     assert archive.index.paths() == archive.storage.instance_paths()
 
 
+def test_an_instance_that_comes_just_before_anything_is_removed_stays(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.finish(STUDY, days_ago=31)
+    begin = archive.index.begin_purge
+
+    def begin_and_receive(study: FinishedStudy) -> bool:
+        return begin(study) and archive.store(STUDY, number=2).path.exists()
+
+    monkeypatch.setattr(archive.index, "begin_purge", begin_and_receive)
+    assert purge(archive, days=30) == []
+
+    assert [one.sop_instance_uid for one in archive.index.instances(STUDY)] == [
+        f"{STUDY}.1.1",
+        f"{STUDY}.1.2",
+    ]
+    assert archive.index.paths() == archive.storage.instance_paths()
+    assert [one.study_instance_uid for one in archive.index.open_studies()] == [STUDY]
+
+
 def test_a_result_that_comes_back_meanwhile_leaves_too(archive: Archive) -> None:
     archive.finish(STUDY, days_ago=31)
 
@@ -200,6 +220,45 @@ def test_near_the_watermark_the_longest_finished_leave_that_have_reached_an_arch
         assert purge(full, days=0) == []
         assert purge(full, frees_disk=True) == [OTHER, STUDY]
         assert archive.index.study_uids() == ["1.2.5"]
+
+
+def test_what_a_sender_was_told_is_kept_stays_unless_the_rules_say_otherwise(archive: Archive) -> None:
+    archive.finish(STUDY, days_ago=31)
+    archive.finish(OTHER, days_ago=32)
+    kept = archive.index.promise([f"{STUDY}.1.1", "1.2.99"])
+    retention = Retention(archive.index, archive.storage, RetentionSettings(days=30))
+    full = Archive(Storage(archive.storage.root, Watermark(used_percent=0, free_bytes=0)), archive.index)
+
+    assert kept == {f"{STUDY}.1.1"}
+    assert [one.study.study_instance_uid for one in retention.kept()] == [STUDY]
+    assert purge(archive, days=30) == [OTHER]
+    assert purge(full, frees_disk=True) == []
+    assert purge(archive, days=30, keeps_committed=False) == [STUDY]
+    assert retention.kept() == []
+
+
+def test_of_what_archives_were_asked_nothing_is_left_but_what_others_are_in(archive: Archive) -> None:
+    for study in (STUDY, OTHER):
+        archive.finish(study, days_ago=31 if study == STUDY else 1)
+    archive.index.begin_transaction("1.2.8", "pacs", [f"{STUDY}.9"])
+    archive.index.begin_transaction("1.2.9", "pacs", [f"{OTHER}.9"])
+
+    assert purge(archive, days=30) == [STUDY]
+
+    assert archive.index.transaction("1.2.8") is None
+    assert archive.index.transaction("1.2.9") is not None
+
+
+def test_a_promise_and_a_removal_at_the_same_time_are_one_or_the_other(archive: Archive) -> None:
+    archive.finish(STUDY, days_ago=31)
+    archive.finish(OTHER, days_ago=31)
+    first, second = archive.index.finished_studies()
+
+    archive.index.promise([f"{first.study_instance_uid}.1.1"])
+    assert not archive.index.begin_purge(first)
+
+    assert archive.index.begin_purge(second)
+    assert archive.index.promise([f"{second.study_instance_uid}.1.1"]) == set()
 
 
 def test_a_link_in_place_of_a_run_folder_is_not_followed(archive: Archive, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from node.settings import TriageRule
 from node.steps import Parts, Route, Steps
 from node.storage import Storage
 from node.telemetry import Metrics
+from tests.safety import safety_of
 from tests.test_pipelines import FakeEngine
 
 FINDINGS = (Code("233604007", "SCT", "Pneumonia"), Code("75570004", "SCT", "Viral pneumonia"))
@@ -155,6 +156,19 @@ def test_a_radiograph_ends_with_findings_and_all_objects(bench):
         "secondary_capture",
     }
     assert set(account["runs"][0]["seconds"]) == {"analyze", "encode", "finish"}
+
+
+def test_what_a_step_told_the_index_outlives_the_power_once_the_step_is_not_taken_again(bench):
+    uid = bench.receive("PA")
+    (study,) = bench.index.open_studies()
+    bench.index.queue_study(study, "job", "files")
+    runs = []
+
+    assert safety_of(bench.index, lambda: runs.extend(bench.steps.take("plan", uid, "job"))) == 2
+
+    analysis = bench.steps.take("analyze", runs[0])
+    assert safety_of(bench.index, lambda: bench.steps.take("encode", runs[0], analysis)) == 2
+    assert safety_of(bench.index, lambda: bench.steps.take("finish", runs[0])) == 2
 
 
 def test_a_run_asks_the_engine_in_its_class(bench):

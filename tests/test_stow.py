@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 from pydicom import Dataset
+from structlog.testing import capture_logs
 from xxhash import xxh3_128
 
 from node.header import FileMeta, encode_file_meta
@@ -14,15 +15,7 @@ from node.storage import Storage, Watermark
 from tests.doors import ANY_DISK, dataset_digest
 from tests.instances import CT, EXPLICIT, PATIENT
 from tests.peers import LOOPBACK
-from tests.web_doors import (
-    BOUNDARY,
-    OpenWebDoor,
-    file,
-    multipart,
-    post,
-    read_answer,
-    request_head,
-)
+from tests.web_doors import BOUNDARY, OpenWebDoor, file, multipart, post, read_answer, request_head
 
 PRIVATE_CLASS = "1.2.276.0.7230010.3.1.0.1"
 
@@ -256,6 +249,18 @@ def test_a_host_that_is_not_listed_is_refused(open_door: OpenWebDoor) -> None:
 
     assert post(door, multipart([file()])).status == 403
     assert door.stored == []
+
+
+@pytest.mark.parametrize(("forwarded", "status"), [(PATIENT, 403), ("10.1.2.3", 403), (LOOPBACK, 200)])
+def test_a_proxy_on_this_machine_says_for_whom_it_sends_and_only_an_address_counts(
+    open_door: OpenWebDoor, forwarded: str, status: int
+) -> None:
+    door = open_door()
+
+    with capture_logs() as logs:
+        assert post(door, multipart([file()]), X_Forwarded_For=forwarded).status == status
+
+    assert PATIENT not in str(logs)
 
 
 def test_a_token_is_asked_for_where_there_is_one(open_door: OpenWebDoor) -> None:

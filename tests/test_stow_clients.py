@@ -19,15 +19,7 @@ from node.receive.stow_answer import encode_answer
 from node.storage import MAX_HELD_BYTES, Storage, Stored
 from tests.doors import ANY_DISK
 from tests.peers import LOOPBACK, wait_until
-from tests.web_doors import (
-    BOUNDARY,
-    OpenWebDoor,
-    file,
-    multipart,
-    post,
-    read_answer,
-    request_head,
-)
+from tests.web_doors import BOUNDARY, OpenWebDoor, file, multipart, post, read_answer, request_head
 
 
 def test_a_client_that_goes_in_the_middle_leaves_nothing(open_door: OpenWebDoor) -> None:

@@ -12,11 +12,20 @@ import pytest
 
 from node.errors import ConfigurationError, TlsError
 from node.settings import TlsSettings
-from node.tls import accept, check_certificate, client_context, explain, server_context
+from node.tls import (
+    CurrentContext,
+    accept,
+    check_certificate,
+    client_context,
+    explain,
+    server_context,
+    serving_context,
+)
 from tests.certificates import Authority
 from tests.peers import LOOPBACK
 
 NOBODY = TlsSettings(mutual=False)
+Hold = Callable[[CurrentContext[ssl.SSLContext]], ssl.SSLContext]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +187,26 @@ def test_a_peer_of_an_authority_that_we_do_not_know_is_refused(
 
     assert str(side) == "the peer's certificate is refused: unable to get local issuer certificate"
     assert client.refusal == "the peer does not know the authority of our certificate"
+
+
+@pytest.mark.parametrize("hold", [CurrentContext.__call__, serving_context], ids=["asked", "held"])
+def test_an_authority_is_trusted_as_long_as_its_file_says(
+    hospital: Authority, stranger: Authority, tmp_path: Path, hold: Hold
+) -> None:
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(hospital.path.read_bytes())
+    current = CurrentContext(replace(hospital.issue("node"), ca=trusted), server_context)
+    held = hold(current)
+    known, other = (
+        client_context(replace(one.issue("scanner"), ca=hospital.path)) for one in (hospital, stranger)
+    )
+
+    before = [isinstance(shake(held, one)[0], TlsError) for one in (known, other)]
+    trusted.write_bytes(stranger.path.read_bytes())
+    held = held if hold is serving_context else hold(current)
+    after = [isinstance(shake(held, one)[0], TlsError) for one in (known, other)]
+
+    assert (before, after) == ([False, True], [True, False])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -26,7 +27,7 @@ from node.deliver.summary import Answer
 from node.errors import ConfigurationError, DestinationUnreachableError
 from node.receive.dimse import Extras
 from node.settings import Configuration, DestinationSettings, ReceiveSettings, TlsSettings, WebSettings
-from node.tls import client_context, ends_by_use, server_context
+from node.tls import CurrentContext, client_context, ends_by_use, server_context, serving_context
 from node.web import WebServer
 from tests.certificates import Authority
 from tests.doors import SIGHTLINE, Door, OpenDoor, dataset_digest, opening
@@ -74,7 +75,7 @@ def _is_open(port: int) -> bool:
 def test_results_go_to_dcmtk_over_tls(hospital: Authority, tmp_path: Path) -> None:
     path = write_instance(tmp_path / "a.dcm", encode_dataset())
     with storescp(hospital.issue("archive"), tmp_path / "archive") as port:
-        peer = Peer(LOOPBACK, port, ARCHIVE, tls=client_context(hospital.issue("node")))
+        peer = Peer(LOOPBACK, port, ARCHIVE, tls=partial(client_context, hospital.issue("node")))
 
         echo(peer)
         summary = send_files([path] * 3, peer)
@@ -98,7 +99,7 @@ def test_an_archive_that_is_not_whom_we_meant_gets_nothing(
     hospital: Authority, tmp_path: Path, archive: dict[str, object], node: dict[str, object], words: str
 ) -> None:
     with storescp(hospital.issue("archive", **archive), tmp_path / "archive") as port:  # type: ignore[arg-type]
-        context = client_context(hospital.issue("node", **node))  # type: ignore[arg-type]
+        context = partial(client_context, hospital.issue("node", **node))  # type: ignore[arg-type]
 
         with pytest.raises(DestinationUnreachableError, match=words):
             echo(Peer(LOOPBACK, port, ARCHIVE, tls=context))
@@ -110,7 +111,7 @@ def test_an_archive_that_speaks_no_tls_is_told_from_one_that_is_not_there(hospit
     (port,) = free_ports(1)
     server = WebServer(page, LOOPBACK, port)
     server.start()
-    context = client_context(hospital.issue("node"))
+    context = partial(client_context, hospital.issue("node"))
 
     with pytest.raises(DestinationUnreachableError, match="the peer does not speak TLS"):
         echo(Peer(LOOPBACK, port, ARCHIVE, tls=context))
@@ -179,7 +180,8 @@ def test_our_own_sender_reaches_our_own_door_over_tls(
     door = secured_door(open_door, hospital.issue("node"))
     path = write_instance(tmp_path / "a.dcm", encode_dataset(pixels=bytes(300_000)))
 
-    summary = send_files([path] * 20, replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+    scanner = partial(client_context, hospital.issue("scanner"))
+    summary = send_files([path] * 20, replace(door.peer(), tls=scanner))
 
     assert [file.answer for file in summary.files] == [Answer.ACCEPTED] * 20
 
@@ -203,7 +205,7 @@ def test_who_may_not_come_in_is_refused_with_one_line(
         if peer == "plain":
             assert not dcmtk.echo(door.port, called=SIGHTLINE)
         elif peer == "nobody":
-            context = client_context(TlsSettings(ca=hospital.path, mutual=False))
+            context = partial(client_context, TlsSettings(ca=hospital.path, mutual=False))
             assert send_files([path], replace(door.peer(), tls=context)).failures
         else:
             known = hospital if peer == "expired" else Authority(tmp_path, "stranger")
@@ -222,7 +224,7 @@ def test_a_host_that_is_not_allowed_gets_no_handshake(open_door: OpenDoor, hospi
     door = secured_door(open_door, hospital.issue("node"), allowed_hosts=("10.1.2.3",))
 
     with capture_logs() as records, pytest.raises(DestinationUnreachableError):
-        echo(replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+        echo(replace(door.peer(), tls=partial(client_context, hospital.issue("scanner"))))
 
     assert refusals(records) == ["host not allowed"]
 
@@ -234,7 +236,7 @@ def test_a_peer_that_does_not_finish_the_handshake_keeps_nobody_out(
     with capture_logs() as records, socket.create_connection((LOOPBACK, door.port)) as silent:
         silent.sendall(b"\x16\x03\x01")
 
-        echo(replace(door.peer(), tls=client_context(hospital.issue("scanner"))))
+        echo(replace(door.peer(), tls=partial(client_context, hospital.issue("scanner"))))
 
         assert refusals(records) == ["the peer did not finish the handshake in time"]
 
@@ -261,6 +263,72 @@ def test_pages_are_served_over_https_to_who_shows_a_certificate(hospital: Author
         get(port, TlsSettings(ca=known.ca, mutual=False))
 
     server.stop()
+
+
+# --- renewed while the node runs
+
+
+def shown(port: int, settings: TlsSettings) -> int:
+    """The serial number of the certificate that a door shows."""
+    with (
+        socket.create_connection((LOOPBACK, port), timeout=5) as connection,
+        client_context(settings).wrap_socket(connection, server_hostname=LOOPBACK) as secured,
+    ):
+        certificate = secured.getpeercert()
+    assert certificate
+    return int(certificate["serialNumber"], 16)
+
+
+def serial(settings: TlsSettings) -> int:
+    assert settings.certificate
+    return x509.load_pem_x509_certificate(settings.certificate.read_bytes()).serial_number
+
+
+@pytest.fixture(params=["web", "dicom"])
+def secured_port(request: pytest.FixtureRequest, hospital: Authority, open_door: OpenDoor) -> Iterator[int]:
+    current = CurrentContext(hospital.issue("door"), server_context)
+    if request.param == "dicom":
+        yield open_door(extras=Extras(tls=current)).port
+        return
+    page = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
+    (port,) = free_ports(1)
+    server = WebServer(page, LOOPBACK, port, serving_context(current))
+    server.start()
+    yield port
+    server.stop()
+
+
+def test_a_door_shows_a_renewed_certificate_and_until_it_is_whole_the_old_one(
+    secured_port: int, hospital: Authority
+) -> None:
+    scanner = hospital.issue("scanner")
+    door = hospital.issue("door")
+    assert shown(secured_port, scanner) == serial(door)
+    old = serial(door)
+
+    with capture_logs() as logs:
+        renewed = hospital.issue("renewed")
+        door.certificate.write_bytes(renewed.certificate.read_bytes())
+        before = [shown(secured_port, scanner) for _ in range(3)]
+        door.key.write_bytes(renewed.key.read_bytes())
+        after = shown(secured_port, scanner)
+
+    assert before == [old] * 3
+    assert after == serial(renewed)
+    told = [one["event"] for one in logs if one["event"].startswith("certificate_")]
+    assert told == ["certificate_unusable", "certificate_renewed"]
+
+
+def test_a_renewed_certificate_is_shown_to_an_archive(hospital: Authority, tmp_path: Path) -> None:
+    node = hospital.issue("node", days=-1, begins_days_ago=9)
+    with storescp(hospital.issue("archive"), tmp_path / "archive") as port:
+        peer = Peer(LOOPBACK, port, ARCHIVE, tls=CurrentContext(node, client_context))
+        with pytest.raises(DestinationUnreachableError):
+            echo(peer)
+
+        hospital.issue("node")
+
+        echo(peer)
 
 
 # --- what an administrator is told
@@ -340,7 +408,7 @@ def test_a_node_behind_tls_tells_how_long_its_certificates_are_good(
 ) -> None:
     peer = hospital.issue("monitor")
     with running(Node(secured)):
-        echo(Peer(LOOPBACK, secured.receive.port, SIGHTLINE, tls=client_context(peer)))
+        echo(Peer(LOOPBACK, secured.receive.port, SIGHTLINE, tls=partial(client_context, peer)))
         lines = get(secured.web.port, peer, "/metrics").decode().splitlines()
 
     told = dict(

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from node.errors import ConfigurationError
 from node.header import FileMeta
+from node.receive import watched
 from node.receive.notes import Notes
 from node.receive.watched import FolderListener, FolderSettings
 from node.samples.demo import Sample
@@ -189,17 +190,29 @@ def test_links_and_pipes_are_not_followed(open_inbox: OpenInbox, tmp_path: Path)
     assert outside.exists()
 
 
-def test_a_link_in_place_of_our_folder_leads_nowhere(open_inbox: OpenInbox, tmp_path: Path) -> None:
-    inbox = open_inbox(settle_s=0)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (inbox.path / "done").rmdir()
-    (inbox.path / "done").symlink_to(elsewhere)
+def test_a_link_in_place_of_our_folder_leads_nowhere_and_holds_up_nothing(
+    open_inbox: OpenInbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched, "STUCK_S", 0.3)
+    with capture_logs() as logs:
+        inbox = open_inbox(settle_s=0)
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (inbox.path / "done").rmdir()
+        (inbox.path / "done").symlink_to(elsewhere)
+        write(inbox.path / "a.dcm")
+        write(inbox.path / "b.dcm", "1.2.3.4.6")
 
-    write(inbox.path / "a.dcm")
-    inbox.wait_for(2)
+        inbox.wait_for(4)
+        uids = [each.instance.sop_instance_uid for each in inbox.stored]
+        assert set(uids[:2]) == {"1.2.3.4.5", "1.2.3.4.6"}
+        assert list(elsewhere.iterdir()) == []
+        wait_until(lambda: inbox.released, "nothing is waited for", 5)
+        (inbox.path / "done").unlink()
 
-    assert list(elsewhere.iterdir()) == []
+        wait_until(lambda: inbox.names() == [], "both are put away", 5)
+    assert inbox.names("done") == ["a.dcm", "b.dcm"]
+    assert [one["event"] for one in logs].count("folder_entry_stuck") == 2
 
 
 def test_a_file_that_was_stored_and_not_moved_when_the_node_died_is_not_new(open_inbox: OpenInbox) -> None:

@@ -13,10 +13,10 @@ from node.errors import ConfigurationError
 from node.receive.folder import find_files
 from node.settings import TlsSettings
 from node.telemetry import configure_logging
-from node.tls import ClientContext, client_context
+from node.tls import ClientContext, CurrentContext, client_context
 
 
-def parse_address(text: str, calling_ae_title: str, tls: ClientContext | None = None) -> Peer:
+def parse_address(text: str, calling_ae_title: str, tls: CurrentContext[ClientContext] | None = None) -> Peer:
     """Return the peer in `AET@HOST:PORT`; raises ConfigurationError where it is not of that form."""
     ae_title, _, place = text.rpartition("@")
     host, _, port = place.rpartition(":")
@@ -46,7 +46,7 @@ def send(
     configure_logging("error")
     settings = TlsSettings(certificate=certificate, key=key, ca=ca)
     is_secure = tls or settings != TlsSettings()
-    context = client_context(settings) if is_secure else None
+    context = CurrentContext(settings, client_context) if is_secure else None
     peer, files = parse_address(to, calling, context), list(find_files(paths))
     with Progression("sent", len(files)) as progress:
         summary = send_files(files, peer, lambda sent: progress.advance(f"{sent.path.name}: {sent.answer}"))

@@ -168,11 +168,14 @@ def purge_studies(
             index, build_storage(configuration.data, configuration.receive), configuration.retention
         )
         found = [_leaver_row(one) for one in (retention.due() if is_trial else retention.purge())]
+        kept = [_leaver_row(one) for one in retention.kept()]
     if as_json:
-        print_json({"purged": [] if is_trial else found, "due": found if is_trial else []})
+        print_json({"purged": [] if is_trial else found, "due": found if is_trial else [], "kept": kept})
         return
     print_table(("finished", "study", "outcome", "why"), [list(row.values()) for row in found])
     say(f"{len(found)} {'would be ' if is_trial else ''}removed")
+    if kept:
+        say(f"{len(kept)} as old stay: their senders were told that the node keeps them (keeps_committed)")
 
 
 def _leaver_row(leaver: Leaver) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]    # made while it is imported
 
-from node.errors import DestinationUnreachableError
+from node.errors import DestinationUnreachableError, UnconfirmableError
 from node.header import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.tls import ClientContext
 
@@ -26,6 +26,9 @@ _config.LOG_HANDLER_LEVEL = "none"
 _config.STORE_SEND_CHUNKED_DATASET = True
 logging.getLogger("pynetdicom").setLevel(logging.WARNING)
 
+# Pending is more to come (C-FIND).
+SUCCESS, PENDING = 0x0000, (0xFF00, 0xFF01)
+
 OnReport = Callable[[evt.Event], tuple[int | Dataset, Dataset | None]]
 
 
@@ -33,7 +36,8 @@ OnReport = Callable[[evt.Event], tuple[int | Dataset, Dataset | None]]
 class Peer:
     """A DICOM application elsewhere; `timeout_s` is how long it may take to connect, or to answer.
 
-    With `tls` nothing is sent before its certificate was found good for `host`.
+    With `tls`, which gives the context of each connection, nothing is sent before its certificate was found
+    good for `host`.
     """
 
     host: str
@@ -41,7 +45,7 @@ class Peer:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
-    tls: ClientContext | None = field(default=None, repr=False, compare=False)
+    tls: Callable[[], ClientContext] | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return the address as it is written on a command line."""
@@ -52,7 +56,7 @@ def echo(peer: Peer) -> None:
     """Return once the peer answered a C-ECHO; raises DestinationUnreachableError where it does not."""
     with associate(peer, [build_context(Verification)]) as association:
         status = association.send_c_echo() if association.is_established else Dataset()
-    if status.get("Status") != 0x0000:
+    if status.get("Status") != SUCCESS:
         raise DestinationUnreachableError(str(peer), "no Success to a C-ECHO")
 
 
@@ -79,6 +83,7 @@ def associate(
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _prepare_association, [peer.timeout_s, opened])]
     if on_report:
         handlers.append((evt.EVT_N_EVENT_REPORT, _answer_report, [on_report]))
+    context = peer.tls() if peer.tls else None
     try:
         association = entity.associate(
             peer.host,
@@ -87,13 +92,13 @@ def associate(
             peer.ae_title,
             ext_neg=[build_role(UID(uid), scp_role=True) for uid in as_provider_of],
             evt_handlers=handlers,
-            tls_args=(peer.tls, peer.host) if peer.tls else None,
+            tls_args=(context, peer.host) if context else None,
         )
     except OSError as fault:  # a name that cannot be resolved
         raise DestinationUnreachableError(str(peer), str(fault.strerror)) from fault
     try:
         if not association.is_established and not association.rejected_contexts:
-            refusal = peer.tls.refusal if peer.tls else ""
+            refusal = context.refusal if context else ""
             raise DestinationUnreachableError(str(peer), refusal or _why(association, bool(opened)))
         yield association
     finally:
@@ -104,6 +109,21 @@ def associate(
         # pynetdicom drops the socket of an association that its peer ended, and leaves it open.
         for connection in opened:
             connection.close()
+
+
+def require_success(peer: Peer, response: Dataset, question: str, *, busy: int) -> None:
+    """Raise an error unless a question was answered with Success.
+
+    DestinationUnreachableError where no answer came, or the one that says `busy`: it may do so later.
+    UnconfirmableError for every other one.
+    """
+    if response.get("Status") in (None, *PENDING):
+        raise DestinationUnreachableError(str(peer), f"no answer to {question}")
+    words = f"0x{response.Status:04X} to {question}"
+    if response.Status == busy:
+        raise DestinationUnreachableError(str(peer), words)
+    if response.Status != SUCCESS:
+        raise UnconfirmableError(str(peer), words)
 
 
 class _Answers(DIMSEServiceProvider):

@@ -19,7 +19,7 @@ from node.commitment import (
     encode_report,
     encode_request,
 )
-from node.deliver.association import Peer, associate
+from node.deliver.association import Peer, associate, require_success
 from node.domain.delivery import CommitmentReport, Reference
 from node.errors import DestinationUnreachableError, UnconfirmableError
 
@@ -52,20 +52,10 @@ def ask_commitment(
             response, _ = association.send_n_action(request, REQUEST, PUSH_MODEL, PUSH_MODEL_INSTANCE)
         except (RuntimeError, ValueError) as fault:  # the association ended in between, or takes no such role
             raise DestinationUnreachableError(str(peer), "association lost") from fault
-        _require_success(peer, response)
+        require_success(peer, response, "a request for storage commitment", busy=RESOURCE_LIMITATION)
         deadline = time.monotonic() + REPORT_WAIT_S
         while association.is_established and not has_answered() and time.monotonic() < deadline:
             time.sleep(POLL_S)
-
-
-def _require_success(peer: Peer, response: Dataset) -> None:
-    if "Status" not in response:
-        raise DestinationUnreachableError(str(peer), "no answer to a request for storage commitment")
-    words = f"0x{response.Status:04X} to a request for storage commitment"
-    if response.Status == RESOURCE_LIMITATION:
-        raise DestinationUnreachableError(str(peer), words)
-    if response.Status != SUCCESS:
-        raise UnconfirmableError(str(peer), words)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Confirmation:
     """How a destination confirms: first by `method`; a report may take `timeout_s`, then it is asked."""
 
     method: str = NOTHING
-    timeout_s: float = 3600.0
+    timeout_s: float = 600.0
 
 
 UNCONFIRMED = Confirmation()

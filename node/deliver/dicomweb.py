@@ -2,8 +2,9 @@
 
 import json
 import ssl
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ MAX_BATCH_BYTES, MAX_BATCH_FILES = 256 << 20, 200
 # The answer is awaited longer for more: an archive may store it all before it says a word.
 SLOWEST_BYTES_PER_S = 500_000
 PAGE, MAX_PAGES = 1000, 100
+# A question may take so many times as long as one answer, however many pages there are.
+MAX_TIMEOUTS = 4
 RECEPTIONS = {
     Answer.ACCEPTED: Reception.ACCEPTED,
     Answer.WARNING: Reception.ACCEPTED,
@@ -38,6 +41,7 @@ RECEPTIONS = {
 REFUSED_STATUSES = frozenset({400, 406, 411, 413, 415, 422})
 REFUSED_QUESTIONS = frozenset({400, 401, 403, 404, 405, 406, 501})
 ANSWERED_STATUSES = frozenset({200, 202, 409})
+PROCESSING_FAILURE = 0x0110
 
 Attributes = dict[str, Any]
 
@@ -50,7 +54,7 @@ class StowDestination:
     url: str
     token: str = ""
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
 
     @property
     def peer(self) -> HttpPeer:
@@ -122,7 +126,8 @@ class StowDestination:
                 log.warning("delivery_warned", destination=self.name, **fields)
             return Receipt(Reception.ACCEPTED)
         if uid in failures:
-            code = failures[uid]
+            # Listed as failed is not stored, whatever is said of the reason.
+            code = failures[uid] or PROCESSING_FAILURE
             return Receipt(RECEPTIONS[answer_to(code)], f"{answer_to(code)}, failure reason 0x{code:04X}")
         # 200 is "all stored"; otherwise it is not known what became of this one.
         if answer.status == 200:
@@ -223,9 +228,10 @@ def _body(paths: Iterable[Path], head: bytes, end: bytes) -> Iterator[bytes]:
 
 def _find(peer: HttpPeer, path: str, query: dict[str, str]) -> Iterator[Attributes]:
     """Yield the matches of one question, page by page; raises as `count_instances` says."""
-    offset = 0
+    offset, pages = 0, 0
     before: list[Attributes] = []
-    for _ in range(MAX_PAGES):
+    deadline = time.monotonic() + MAX_TIMEOUTS * peer.timeout_s
+    while pages < MAX_PAGES and time.monotonic() < deadline:
         paged = {"limit": str(PAGE), "offset": str(offset)} | query
         answer = ask(peer, "GET", f"{path}?{urlencode(paged)}", {"Accept": JSON})
         if answer.status == 404 and path != "/studies":
@@ -241,8 +247,8 @@ def _find(peer: HttpPeer, path: str, query: dict[str, str]) -> Iterator[Attribut
         yield from matches
         if "limit" in query:
             return
-        offset, before = offset + len(matches), matches
-    raise DestinationUnreachableError(peer.url, f"no end to a QIDO-RS request after {MAX_PAGES} pages")
+        offset, before, pages = offset + len(matches), matches, pages + 1
+    raise DestinationUnreachableError(peer.url, f"no end to a QIDO-RS request after {pages} pages")
 
 
 def _matches(peer: HttpPeer, answer: HttpAnswer) -> list[Attributes]:

@@ -59,7 +59,7 @@ class DimseDestination:
     ae_title: str
     calling_ae_title: str = "SIGHTLINE"
     timeout_s: float = 30.0
-    tls: ClientContext | None = field(default=None, repr=False, compare=False)
+    tls: Callable[[], ClientContext] | None = field(default=None, repr=False, compare=False)
 
     @property
     def peer(self) -> Peer:

@@ -14,11 +14,10 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]    # made while
     StudyRootQueryRetrieveInformationModelFind as StudyRootFind,
 )
 
-from node.deliver.association import Peer, associate
+from node.deliver.association import Peer, associate, require_success
 from node.errors import DestinationUnreachableError, UnconfirmableError
 from node.read.dataset import LIBRARY_ERRORS
 
-SUCCESS, PENDING = 0x0000, (0xFF00, 0xFF01)
 REFUSED_FOR_NOW = 0xA700
 MAX_MATCHES = 100_000
 """More is no study; an archive that ignores the keys answers with all that it has."""
@@ -87,7 +86,7 @@ def _answers(peer: Peer, question: Dataset) -> Iterator[Dataset]:
                 raise DestinationUnreachableError(str(peer), f"no end to a C-FIND after {matches} matches")
             if identifier is not None:
                 yield identifier
-    _require_success(peer, status)
+    require_success(peer, status, "a C-FIND", busy=REFUSED_FOR_NOW)
 
 
 def _responses(association: Association, question: Dataset) -> Iterator[tuple[Dataset, Dataset | None]]:
@@ -95,16 +94,6 @@ def _responses(association: Association, question: Dataset) -> Iterator[tuple[Da
         yield from association.send_c_find(question, StudyRootFind)
     except RuntimeError as fault:  # the association ended in between
         raise DestinationUnreachableError(str(association.acceptor.ae_title), "association lost") from fault
-
-
-def _require_success(peer: Peer, status: Dataset) -> None:
-    if "Status" not in status or status.Status in PENDING:
-        raise DestinationUnreachableError(str(peer), "no answer to a C-FIND")
-    code = f"0x{status.Status:04X} to a C-FIND"
-    if status.Status == REFUSED_FOR_NOW:
-        raise DestinationUnreachableError(str(peer), code)
-    if status.Status != SUCCESS:
-        raise UnconfirmableError(str(peer), code)
 
 
 def _count(match: Dataset, keyword: str) -> int | None:

@@ -4,7 +4,7 @@ import http.client
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,13 +20,13 @@ MAX_ANSWER_BYTES = 64 << 20
 class HttpPeer:
     """A DICOMweb server; `timeout_s` is how long it may take to connect, and to take or give a piece.
 
-    `tls` must be there for an address that begins with https.
+    `tls` gives the context of each connection; it must be there for an address that begins with https.
     """
 
     url: str
     token: str = ""
     timeout_s: float = 30.0
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ def ask(
 ) -> HttpAnswer:
     """Return the answer to one request, whatever its status; redirects are not followed.
 
-    `patience_s` bounds all of it. Raises DestinationUnreachableError where no whole answer comes.
+    `patience_s` bounds connecting, sending and the answer, each. Raises DestinationUnreachableError where no
+    whole answer comes.
     """
     parts = urlsplit(peer.url)
     own = {"Authorization": f"Bearer {peer.token}"} if peer.token else {}
@@ -102,15 +103,18 @@ class _Limit:
 
     def _end(self) -> None:
         self.is_over = True
-        with suppress(OSError, AttributeError):
-            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError, TypeError):  # there is no socket yet
+            # Not a secure socket's own: that ends TLS first, and what is still being sent goes out plain.
+            socket.socket.shutdown(self._connection.sock, socket.SHUT_RDWR)
 
 
 def _connection(peer: HttpPeer) -> http.client.HTTPConnection:
     parts = urlsplit(peer.url)
     host, timeout_s = parts.hostname or "", peer.timeout_s
     if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, parts.port, timeout=timeout_s, context=peer.tls)
+        return http.client.HTTPSConnection(
+            host, parts.port, timeout=timeout_s, context=peer.tls() if peer.tls else None
+        )
     return http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
 
 

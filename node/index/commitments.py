@@ -8,18 +8,27 @@ import sqlalchemy as sa
 
 from node.domain.delivery import CommitmentReport
 from node.index.database import Database, Json
-from node.index.states import CONFIRMED, DELIVERED, PENDING, UNDELIVERABLE
-from node.index.tables import COMMITMENTS, DELIVERIES, INSTANCES, OBJECTS, RUNS, TRANSACTIONS
+from node.index.states import CONFIRMED, DELIVERED, PENDING, PURGING, UNDELIVERABLE
+from node.index.tables import (
+    COMMITMENTS,
+    DELIVERIES,
+    INSTANCES,
+    OBJECTS,
+    PROMISES,
+    RUNS,
+    STUDIES,
+    TRANSACTIONS,
+)
 
 # Failure Reason (0008,1197), PS3.3 C.14: what no second copy can mend, and a transaction that was not taken.
+MISSING, DUPLICATE_TRANSACTION = 0x0112, 0x0131
 HOPELESS = {0x0119: "class and instance conflict", 0x0122: "SOP class not supported"}
 OTHER = {
     0x0110: "processing failure",
-    0x0112: "no such object instance",
-    0x0131: "duplicate transaction UID",
+    MISSING: "no such object instance",
+    DUPLICATE_TRANSACTION: "duplicate transaction UID",
     0x0213: "resource limitation",
 }
-DUPLICATE_TRANSACTION = 0x0131
 KEPT: Json = {"state": CONFIRMED, "detail": "committed", "due_at": None}
 
 
@@ -69,21 +78,23 @@ class Commitments(Database):
         """Note what an archive reports of a transaction, however late; None where it is not one of ours.
 
         Returns what changed by study: its UID, the destination, how many are confirmed, how many failed. What
-        the archive keeps is confirmed; what it does not have is sent again; what it will never take is given
-        up; of objects in another, later transaction only the good news count.
+        the archive keeps is confirmed; what it does not have is sent again, also if it was found before; what
+        it will never take is given up; of objects in another, later transaction only the good news count.
         """
         known = self.transaction(report.transaction_uid)
         if known is None:
             return None
         at_destination = DELIVERIES.c.destination == known["destination"]
         in_transaction = DELIVERIES.c.transaction_uid == report.transaction_uid
-        failed = [at_destination, in_transaction, DELIVERIES.c.state == DELIVERED]
         changed: list[Json] = []
-        with self.connection() as connection:
+        # The archive reports once, and not again when it was answered.
+        with self.durable() as connection:
             committed = [at_destination, DELIVERIES.c.state != CONFIRMED]
             changed += self._change(connection, [*committed, _is_one_of(report.committed)], KEPT)
             for uid, reason in report.failed.items():
-                changed += self._change(connection, [*failed, _is_one_of([uid])], _after_failure(reason))
+                state = DELIVERIES.c.state.in_([DELIVERED, CONFIRMED] if reason == MISSING else [DELIVERED])
+                failed = [at_destination, in_transaction, state, _is_one_of([uid])]
+                changed += self._change(connection, failed, _after_failure(reason))
             answered = {"answered_at": time.time(), "is_accepted": True}
             mine = TRANSACTIONS.c.transaction_uid == report.transaction_uid
             connection.execute(sa.update(TRANSACTIONS).where(mine).values(answered))
@@ -111,9 +122,9 @@ class Commitments(Database):
     def record_commitment(
         self, transaction_uid: str, ae_title: str, called_ae_title: str, instances: Sequence[tuple[str, str]]
     ) -> bool:
-        """Note that a peer wants to know whether instances (SOP class, SOP instance) are kept.
+        """Note, safely, that a peer wants to know whether instances (SOP class, SOP instance) are kept.
 
-        Asked the same again it is told again; False where this UID stands for another request.
+        Asked the same again it is told again; False where another request has this UID and no report yet.
         """
         row = {
             "transaction_uid": transaction_uid,
@@ -123,21 +134,20 @@ class Commitments(Database):
             "asked_at": time.time(),
             "attempts": 0,
             "due_at": 0.0,
-            "detail": "",
         }
         same = sa.and_(COMMITMENTS.c.transaction_uid == transaction_uid, COMMITMENTS.c.ae_title == ae_title)
-        with self.connection() as connection:
+        with self.durable() as connection:
             known = connection.execute(sa.select(COMMITMENTS.c.instances).where(same)).scalar_one_or_none()
             if known is not None and known != row["instances"]:
                 return False
             connection.execute(self.upsert(COMMITMENTS, row))
         return True
 
-    def due_commitments(self, limit: int = 100) -> list[Json]:
-        """Return the requests whose report is owed now, the oldest first."""
+    def due_commitments(self, besides: Collection[str] = (), limit: int = 100) -> list[Json]:
+        """Return the requests of all peers but some whose report is owed now, the oldest first."""
         query = (
             sa.select(COMMITMENTS)
-            .where(COMMITMENTS.c.due_at <= time.time())
+            .where(COMMITMENTS.c.due_at <= time.time(), COMMITMENTS.c.ae_title.not_in(besides))
             .order_by(COMMITMENTS.c.asked_at)
             .limit(limit)
         )
@@ -146,15 +156,33 @@ class Commitments(Database):
 
     def owed_commitments(self) -> int:
         """Return how many reports are owed."""
-        query = sa.select(sa.func.count()).where(COMMITMENTS.c.due_at.is_not(None))
         with self.connection() as connection:
-            return connection.execute(query).scalar_one()
+            return connection.execute(sa.select(sa.func.count()).select_from(COMMITMENTS)).scalar_one()
 
-    def update_commitment(self, request: Json, **columns: Any) -> None:
-        """Record what became of the report on a request; `due_at` None: nothing is owed any more."""
-        same = [COMMITMENTS.c[name] == request[name] for name in ("transaction_uid", "ae_title")]
+    def postpone_commitment(self, request: Json, **columns: Any) -> None:
+        """Record when the report on a request is to be tried again, and what else is new of it."""
         with self.connection() as connection:
-            connection.execute(sa.update(COMMITMENTS).where(*same).values(columns))
+            connection.execute(sa.update(COMMITMENTS).where(*_is(request)).values(columns))
+
+    def end_commitment(self, request: Json) -> None:
+        """Forget a request: its report was heard, or never will be; its Transaction UID is free again."""
+        with self.connection() as connection:
+            connection.execute(sa.delete(COMMITMENTS).where(*_is(request)))
+
+    def promise(self, sop_instance_uids: Collection[str]) -> set[str]:
+        """Have what is stored under these UIDs count as promised, and return which those are.
+
+        All but that of a study on its way out: retention removes no study between the promise and its report.
+        """
+        leaving = sa.exists().where(
+            STUDIES.c.study_instance_uid == INSTANCES.c.study_instance_uid, STUDIES.c.state == PURGING
+        )
+        asked = (INSTANCES.c.sop_instance_uid.in_(sop_instance_uids), ~leaving)
+        studies = sa.select(INSTANCES.c.study_instance_uid).where(*asked).distinct()
+        with self.durable() as connection:
+            insert = self.insert(PROMISES).from_select(["study_instance_uid"], studies)
+            connection.execute(insert.on_conflict_do_nothing())
+            return set(connection.execute(sa.select(INSTANCES.c.sop_instance_uid).where(*asked)).scalars())
 
     def stored_instances(self, sop_instance_uids: Collection[str]) -> list[Json]:
         """Return SOP class, SOP instance and file of what is stored under these UIDs."""
@@ -162,6 +190,10 @@ class Commitments(Database):
         query = sa.select(*columns).where(INSTANCES.c.sop_instance_uid.in_(sop_instance_uids))
         with self.connection() as connection:
             return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _is(request: Json) -> list[sa.ColumnElement[bool]]:
+    return [COMMITMENTS.c[name] == request[name] for name in ("transaction_uid", "ae_title")]
 
 
 def _is_one_of(sop_instance_uids: Collection[str]) -> sa.ColumnElement[bool]:

@@ -38,14 +38,43 @@ class Database:
             yield connection
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> Iterator[sa.Connection]:
         """Make all that this thread changes in the block one transaction."""
-        with self._engine.begin() as connection:
-            self._shared.connection = connection
+        with self._engine.begin() as connection, self._sharing(connection):
+            yield connection
+
+    @contextmanager
+    def durable(self) -> Iterator[sa.Connection]:
+        """Make all that this thread changes in the block one transaction that a power cut does not undo.
+
+        Nor does it undo those before. What comes after the last such may be forgotten: it is what is found
+        again, or asked for again.
+        """
+        with self._engine.connect() as connection:
+            self._synchronize(connection, "FULL")
             try:
-                yield
+                with connection.begin(), self._sharing(connection):
+                    yield connection
             finally:
-                self._shared.connection = None
+                self._synchronize(connection, "NORMAL")
+
+    @contextmanager
+    def _sharing(self, connection: sa.Connection) -> Iterator[None]:
+        self._shared.connection = connection
+        try:
+            yield
+        finally:
+            self._shared.connection = None
+
+    def _synchronize(self, connection: sa.Connection, when: str) -> None:
+        if self._engine.dialect.name == "sqlite":
+            connection.exec_driver_sql(f"PRAGMA synchronous={when}")
+            connection.rollback()  # it is no part of a transaction
+
+    def insert(self, table: sa.Table) -> Any:
+        """Return the statement that inserts into a table, and can be told what to do on a conflict."""
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
 
     def upsert_of(self, table: sa.Table, *, keep: tuple[str, ...] = ()) -> Any:
         """Return what `upsert` does as a statement that takes its row when it is carried out.
@@ -54,9 +83,8 @@ class Database:
         """
         name = (table.name, keep)
         if name not in self._upserts:
-            dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
             key = [column.name for column in table.primary_key]
-            statement = dialect.insert(table)
+            statement = self.insert(table)
             others = [column.name for column in table.columns if column.name not in {*key, *keep}]
             changed = {other: statement.excluded[other] for other in others}
             self._upserts[name] = statement.on_conflict_do_update(index_elements=key, set_=changed)
@@ -64,10 +92,9 @@ class Database:
 
     def upsert(self, table: sa.Table, row: Json, *, keep: Iterable[str] = ()) -> Any:
         """Return the statement that inserts a row, or updates all but its key and the columns to keep."""
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         key = [column.name for column in table.primary_key]
         changed = {name: row[name] for name in row if name not in key and name not in set(keep)}
-        statement = dialect.insert(table).values(row)
+        statement = self.insert(table).values(row)
         if not changed:
             return statement.on_conflict_do_nothing(index_elements=key)
         return statement.on_conflict_do_update(index_elements=key, set_=changed)

@@ -19,7 +19,18 @@ from node.index.states import (
     RETRYING,
     UNDELIVERABLE,
 )
-from node.index.tables import DELIVERIES, EVENTS, FEEDBACK, INSTANCES, OBJECTS, QUARANTINE, RUNS, STUDIES
+from node.index.tables import (
+    DELIVERIES,
+    EVENTS,
+    FEEDBACK,
+    INSTANCES,
+    OBJECTS,
+    PROMISES,
+    QUARANTINE,
+    RUNS,
+    STUDIES,
+    TRANSACTIONS,
+)
 
 CHUNK = 500
 FILES_GONE = "its files are gone from the spool"
@@ -29,13 +40,15 @@ FILES_GONE = "its files are gone from the spool"
 class FinishedStudy:
     """A study that nothing is to be done for; `finished_at` is when the last thing was, in epoch seconds.
 
-    `outcomes` are those of its runs, or its own. `has_left` says of its results that each reached an archive.
+    `outcomes` are those of its runs, or its own. `has_left` says of its results that each reached an archive,
+    `is_promised` of its instances that a peer was told that the node keeps some.
     """
 
     study_instance_uid: str
     finished_at: float
     outcomes: frozenset[str]
     has_left: bool
+    is_promised: bool
     is_being_purged: bool
 
 
@@ -73,7 +86,8 @@ class Leaving(Database):
             .correlate(STUDIES)
         ).label("is_here")
         columns = (STUDIES.c.study_instance_uid, STUDIES.c.state, STUDIES.c.outcome, STUDIES.c.job_id)
-        query = sa.select(*columns, finished_at, is_here).where(_is_finished()).order_by(finished_at)
+        said = (finished_at, is_here, _is_promised().label("is_promised"))
+        query = sa.select(*columns, *said).where(_is_finished()).order_by(finished_at)
         if study_instance_uid:
             query = query.where(STUDIES.c.study_instance_uid == study_instance_uid)
         if before is not None:
@@ -82,8 +96,8 @@ class Leaving(Database):
             rows = connection.execute(query).all()
             outcomes: dict[str, set[str]] = {}
             for jobs in _chunks([row.job_id for row in rows if row.job_id]):
-                said = sa.select(RUNS.c.job_id, RUNS.c.outcome).where(RUNS.c.job_id.in_(jobs))
-                for job_id, outcome in connection.execute(said):
+                ended = sa.select(RUNS.c.job_id, RUNS.c.outcome).where(RUNS.c.job_id.in_(jobs))
+                for job_id, outcome in connection.execute(ended):
                     outcomes.setdefault(job_id, set()).add(outcome)
         return [
             FinishedStudy(
@@ -91,6 +105,7 @@ class Leaving(Database):
                 row.finished_at,
                 frozenset(outcomes.get(row.job_id) or {row.outcome}),
                 not row.is_here,
+                row.is_promised,
                 row.state == PURGING,
             )
             for row in rows
@@ -100,16 +115,25 @@ class Leaving(Database):
         """Take a study out of use; False where something has happened to it since."""
         if study not in self.finished_studies(study.study_instance_uid):
             return False
-        unchanged = (STUDIES.c.study_instance_uid == study.study_instance_uid, _is_finished())
+        promised = _is_promised() if study.is_promised else ~_is_promised()
+        unchanged = (STUDIES.c.study_instance_uid == study.study_instance_uid, _is_finished(), promised)
         with self.connection() as connection:
             return (
                 connection.execute(sa.update(STUDIES).where(*unchanged).values(state=PURGING)).rowcount == 1
             )
 
     def belongings(self, study_instance_uid: str) -> tuple[list[Path], list[str]]:
-        """Return the files of the instances of a study, and its runs."""
-        files = sa.select(INSTANCES.c.path).where(INSTANCES.c.study_instance_uid == study_instance_uid)
-        runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
+        """Return the files of the instances of a study that is being removed, and its runs.
+
+        Nothing of one that is open again: an image came that is to be read.
+        """
+        leaving = sa.exists().where(
+            STUDIES.c.study_instance_uid == study_instance_uid, STUDIES.c.state == PURGING
+        )
+        files = sa.select(INSTANCES.c.path).where(
+            INSTANCES.c.study_instance_uid == study_instance_uid, leaving
+        )
+        runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid, leaving)
         with self.connection() as connection:
             paths = [Path(path) for path in connection.execute(files).scalars()]
             return paths, list(connection.execute(runs).scalars())
@@ -145,6 +169,10 @@ class Leaving(Database):
             count = _delete_instances(connection, [str(path) for path in paths])
             connection.execute(sa.update(STUDIES).where(is_empty, waited).values(values))
             return count
+
+
+def _is_promised() -> Any:
+    return sa.exists().where(PROMISES.c.study_instance_uid == STUDIES.c.study_instance_uid)
 
 
 def _is_finished() -> Any:
@@ -190,9 +218,16 @@ def _delete_instances(connection: sa.Connection, paths: Sequence[str]) -> int:
 def _delete_study(connection: sa.Connection, study_instance_uid: str) -> None:
     runs = sa.select(RUNS.c.run_id).where(RUNS.c.study_instance_uid == study_instance_uid)
     objects = sa.select(OBJECTS.c.sop_instance_uid).where(OBJECTS.c.run_id.in_(runs))
-    connection.execute(sa.delete(DELIVERIES).where(DELIVERIES.c.sop_instance_uid.in_(objects)))
+    mine = DELIVERIES.c.sop_instance_uid.in_(objects)
+    transactions = connection.execute(sa.select(DELIVERIES.c.transaction_uid).where(mine).distinct())
+    transaction_uids = list(transactions.scalars())
+    connection.execute(sa.delete(DELIVERIES).where(mine))
+    ended = ~sa.exists().where(DELIVERIES.c.transaction_uid == TRANSACTIONS.c.transaction_uid)
+    for chunk in _chunks(transaction_uids):
+        its = TRANSACTIONS.c.transaction_uid.in_(chunk)
+        connection.execute(sa.delete(TRANSACTIONS).where(its, ended))
     connection.execute(sa.delete(FEEDBACK).where(FEEDBACK.c.result_sop_instance_uid.in_(objects)))
     for table in (QUARANTINE, OBJECTS):
         connection.execute(sa.delete(table).where(table.c.run_id.in_(runs)))
-    for table in (RUNS, EVENTS, STUDIES):
+    for table in (RUNS, EVENTS, PROMISES, STUDIES):
         connection.execute(sa.delete(table).where(table.c.study_instance_uid == study_instance_uid))

@@ -121,8 +121,13 @@ COMMITMENTS = sa.Table(
     sa.Column("instances", sa.JSON, nullable=False),
     sa.Column("asked_at", sa.Float, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("due_at", sa.Float),
-    sa.Column("detail", sa.Text, nullable=False, default=""),
+    sa.Column("due_at", sa.Float, nullable=False),
+)
+# Studies with instances that a peer was told are kept.
+PROMISES = sa.Table(
+    "promises",
+    METADATA,
+    sa.Column("study_instance_uid", sa.String(64), primary_key=True),
 )
 FEEDBACK = sa.Table(
     "feedback",

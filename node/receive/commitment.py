@@ -125,13 +125,14 @@ class CommitmentReporter(threading.Thread):
 
     def _look(self) -> None:
         owed: dict[str, list[Json]] = {}
-        for request in self._index.due_commitments():
+        # One peer's many, which wait for it to answer, shall not stand before another's one.
+        for request in self._index.due_commitments(besides=frozenset(self._busy)):
             owed.setdefault(request["ae_title"], []).append(request)
         for title, requests in owed.items():
             if title not in self._peers:
                 for request in requests:
-                    self._index.update_commitment(request, due_at=None, detail="no address of this peer")
-            elif title not in self._busy:
+                    self._end(request, "no address of this peer")
+            else:
                 self._busy.add(title)
                 threading.Thread(target=self._tell, args=(title, requests), daemon=True).start()
 
@@ -150,41 +151,53 @@ class CommitmentReporter(threading.Thread):
         instances = [(one, other) for one, other in request["instances"]]
         reasons = self._reasons(instances)
         if reasons and time.time() < request["asked_at"] + self._grace_s:
-            self._index.update_commitment(request, due_at=time.time() + self._grace_s / 5)
+            self._index.postpone_commitment(request, due_at=time.time() + self._grace_s / 5)
             return True
         try:
             self._send(request, instances, reasons)
         except SightlineError as error:
             self._postpone(request, error)
             return False
-        self._index.update_commitment(request, due_at=None, detail=f"{len(reasons)} failed")
-        fields = {"instances": len(instances), "failed": len(reasons), "ae_title": request["ae_title"]}
-        log.info("commitment_report_sent", transaction_uid=request["transaction_uid"], **fields)
+        self._index.end_commitment(request)
+        log.info("commitment_report_sent", instances=len(instances), failed=len(reasons), **_names(request))
         return True
 
     def _postpone(self, request: Json, error: SightlineError) -> None:
         attempts = request["attempts"] + 1
-        gives_up = attempts >= MAX_ATTEMPTS or not isinstance(error, TransientError)
-        due_at = None if gives_up else time.time() + retry_delay_s(attempts)
-        self._index.update_commitment(request, attempts=attempts, due_at=due_at, detail=str(error))
-        event = "commitment_report_given_up" if gives_up else "commitment_report_postponed"
-        fields = {"ae_title": request["ae_title"], "transaction_uid": request["transaction_uid"]}
-        log.warning(event, attempts=attempts, **fields)
+        if attempts >= MAX_ATTEMPTS or not isinstance(error, TransientError):
+            self._end(request, str(error))
+            return
+        due_at = time.time() + retry_delay_s(attempts)
+        self._index.postpone_commitment(request, attempts=attempts, due_at=due_at)
+        log.warning("commitment_report_postponed", attempts=attempts, **_names(request))
+
+    def _end(self, request: Json, reason: str) -> None:
+        self._index.end_commitment(request)
+        log.warning("commitment_report_given_up", reason=reason, **_names(request))
 
     def _reasons(self, instances: Sequence[tuple[str, str]]) -> dict[str, int]:
-        """Return, for each instance that is not kept as it was named, the Failure Reason."""
-        classes: dict[str, set[str]] = {}
+        """Return, for each instance that is not kept as it was named, the Failure Reason; keep the others."""
         uids = list(dict.fromkeys(uid for _, uid in instances))
+        reasons: dict[str, int] = {}
         for start in range(0, len(uids), QUESTION):
-            for row in self._index.stored_instances(uids[start : start + QUESTION]):
+            portion = frozenset(uids[start : start + QUESTION])
+            classes: dict[str, set[str]] = {}
+            for row in self._index.stored_instances(portion):
                 if Path(row["path"]).is_file():
                     classes.setdefault(row["sop_instance_uid"], set()).add(row["sop_class_uid"])
-        return dict(_failures(instances, classes))
+            failures = _failures([one for one in instances if one[1] in portion], classes)
+            lost = portion - failures.keys() - self._index.promise(portion - failures.keys())
+            reasons |= failures | dict.fromkeys(lost, NO_SUCH_INSTANCE)
+        return reasons
 
 
-def _failures(instances: Sequence[tuple[str, str]], classes: Mapping[str, set[str]]) -> list[tuple[str, int]]:
-    return [
-        (uid, CLASS_INSTANCE_CONFLICT if uid in classes else NO_SUCH_INSTANCE)
+def _names(request: Json) -> dict[str, str]:
+    return {"ae_title": request["ae_title"], "transaction_uid": request["transaction_uid"]}
+
+
+def _failures(instances: Sequence[tuple[str, str]], classes: Mapping[str, set[str]]) -> dict[str, int]:
+    return {
+        uid: CLASS_INSTANCE_CONFLICT if uid in classes else NO_SUCH_INSTANCE
         for sop_class_uid, uid in instances
         if sop_class_uid not in classes.get(uid, ())
-    ]
+    }

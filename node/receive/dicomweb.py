@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -107,12 +108,7 @@ class StowListener:
     turns out to be malformed, keeps those that were whole by then: the client may send all of them again.
     """
 
-    def __init__(
-        self,
-        settings: StowSettings,
-        storage: Storage,
-        notes: Notes,
-    ) -> None:
+    def __init__(self, settings: StowSettings, storage: Storage, notes: Notes) -> None:
         self._settings = settings
         self._storage = storage
         self._notes = notes
@@ -153,7 +149,8 @@ class StowListener:
 
     def _objection(self, request: Request) -> Response | None:
         """Return why a request is not even read; None where there is no reason."""
-        if not is_admitted(_host(request), self._settings.allowed_hosts):
+        host = _host(request)
+        if not host or not is_admitted(host, self._settings.allowed_hosts):
             return _told(403, "host not allowed")
         if not self._is_authorized(request.headers.get("authorization", "")):
             return _told(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
@@ -246,7 +243,11 @@ class StowListener:
 
 
 def _host(request: Request) -> str:
-    return request.client.host if request.client else ""
+    """Return the address of a client; nothing where a proxy on this machine names something else."""
+    host = request.client.host if request.client else ""
+    with suppress(ValueError):
+        return str(ip_address(host.partition("%")[0]))
+    return ""
 
 
 def _told(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:

@@ -13,6 +13,8 @@ MAX_PREAMBLE_BYTES = 8192
 MAX_PADDING_BYTES = 256
 # RFC 2046 5.1.1 allows 70; Orthanc makes one of two UUIDs, and comes to 73.
 MAX_BOUNDARY_LENGTH = 200
+# The time that the library takes for a media type grows with the square of its length.
+MAX_MEDIA_TYPE_LENGTH = 1024
 LINE_END = b"\r\n"
 
 
@@ -148,7 +150,9 @@ def _headers(head: bytes) -> dict[str, str]:
 
 
 def parse_media_type(text: str) -> tuple[str, dict[str, str]]:
-    """Return a media type in lower case and its parameters; empty where there is none."""
+    """Return a media type in lower case and its parameters; empty where there is none, or no end to it."""
+    if len(text) > MAX_MEDIA_TYPE_LENGTH:
+        return "", {}
     message = Message()
     message["content-type"] = text.replace("\r", "").replace("\n", "")
     found = message.get_params(failobj=[])

@@ -68,7 +68,11 @@ def negotiate(accept: str) -> str | None:
 
 
 def encode_answer(answered: Iterable[Answered], media_type: str) -> bytes:
-    """Return the module in that form. Retrieve URLs stay empty: nothing can be retrieved from the node."""
+    """Return the module in that form.
+
+    Retrieve URL is of type 2, of the whole and of each instance (PS3.18 Table I.1-1): it is there, and empty,
+    for nothing can be retrieved from the node.
+    """
     stored: list[Element] = []
     failed: list[Element] = []
     nameless: list[Element] = []

@@ -24,6 +24,8 @@ DONE, REJECTED = "done", "rejected"
 UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload")
 CANNOT_UNDERSTAND = 0xC000
 MAX_DEPTH = 32
+# What cannot be looked at, or put away, is left alone for so long.
+STUCK_S = 60.0
 # Whoever makes a folder needs a while to fill it.
 EMPTY_FOLDER_S = 3600
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -60,22 +62,18 @@ class FolderListener:
     """A Listener on one folder, its sub-folders included; links are not followed, and only files are read.
 
     It keeps nothing in mind that a restart could lose: a file that was stored and not yet moved is stored
-    again, which is no new work. A study is
-    released when no file of the folder is left to wait for.
+    again, which is no new work. One that cannot be moved holds up no other. A study is released when no file
+    of the folder is left to wait for.
     """
 
-    def __init__(
-        self,
-        settings: FolderSettings,
-        storage: Storage,
-        notes: Notes,
-    ) -> None:
+    def __init__(self, settings: FolderSettings, storage: Storage, notes: Notes) -> None:
         self._settings = settings
         self._storage = storage
         self._notes = notes
         self._log = log.bind(folder=settings.name)
         self._seen: dict[str, tuple[_Signature, float]] = {}
         self._now: dict[str, tuple[_Signature, float]] = {}
+        self._stuck: dict[str, float] = {}
         self._unreleased: set[str] = set()
         self._is_short = False
         self._is_stopping = threading.Event()
@@ -113,6 +111,8 @@ class FolderListener:
         with _opened(self._settings.path, None) as root, suppress(OutOfResourcesError):
             self._look_into(root, "", 0)
         self._seen = self._now
+        forgotten = time.monotonic() - STUCK_S
+        self._stuck = {path: until for path, until in self._stuck.items() if until > forgotten}
         if self._unreleased and not self._seen and not self._is_stopping.is_set():
             studies, self._unreleased = frozenset(self._unreleased), set()
             self._notes.on_release(studies, ended="released")
@@ -125,12 +125,28 @@ class FolderListener:
                 return
             if name.startswith(".") or name.lower().endswith(UNFINISHED):
                 continue
-            with suppress(FileNotFoundError):
-                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode):
-                    self._look_at(folder, name, prefix + name, _signature(found))
-                elif stat.S_ISDIR(found.st_mode) and prefix + name not in (DONE, REJECTED):
-                    self._look_below(folder, name, prefix, depth)
+            if self._stuck.get(prefix + name, 0.0) > time.monotonic():
+                continue
+            try:
+                self._look_at_entry(folder, name, prefix, depth)
+            except FileNotFoundError:  # somebody else took it
+                continue
+            except OSError as fault:
+                self._leave_alone(prefix + name, fault)
+
+    def _look_at_entry(self, folder: int, name: str, prefix: str, depth: int) -> None:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISREG(found.st_mode):
+            self._look_at(folder, name, prefix + name, _signature(found))
+        elif stat.S_ISDIR(found.st_mode) and prefix + name not in (DONE, REJECTED):
+            self._look_below(folder, name, prefix, depth)
+
+    def _leave_alone(self, path: str, fault: OSError) -> None:
+        """Look at something later again, and say so once; its name is for nobody's log."""
+        if path not in self._stuck:
+            self._log.warning("folder_entry_stuck", reason=fault.strerror)
+        self._stuck[path] = time.monotonic() + STUCK_S
+        self._now.pop(path, None)
 
     def _look_below(self, folder: int, name: str, prefix: str, depth: int) -> None:
         if depth == MAX_DEPTH:
@@ -206,10 +222,13 @@ class FolderListener:
 
     def _move(self, folder: int, name: str, where: str) -> str:
         """Move a file into one of our folders, under a name that is free there, and return that."""
-        with _opened(self._settings.path, None) as root, _opened(where, root) as target:
-            free = next(one for one in _numbered(name) if not _exists(one, target))
-            os.rename(name, free, src_dir_fd=folder, dst_dir_fd=target)
-            return free
+        with _opened(self._settings.path, None) as root:
+            with suppress(FileExistsError):  # somebody may have removed it
+                os.mkdir(where, FOLDER_MODE, dir_fd=root)
+            with _opened(where, root) as target:
+                free = next(one for one in _numbered(name) if not _exists(one, target))
+                os.rename(name, free, src_dir_fd=folder, dst_dir_fd=target)
+                return free
 
 
 def make_folders(path: Path) -> None:
