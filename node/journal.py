@@ -18,6 +18,7 @@ import errno
 import itertools
 import os
 import secrets
+import shutil
 import struct
 import threading
 import time
@@ -52,6 +53,8 @@ IDLE_S = 1.0
 # Nor for longer than this, however often entries come: what is removed later does not come back.
 MAX_AGE_S = 600.0
 RETRY_S = 1.0
+# Segments are made ahead of need where the disk has room for so many.
+PLENTY = 100
 
 
 class Slab:
@@ -239,7 +242,9 @@ class Journal:
             segment = Segment(path, self._segment_bytes)
             sync_folder(self._folder)
         except OSError:
-            self._made -= 1
+            path.unlink(missing_ok=True)
+            with self._lock:
+                self._made -= 1
             raise
         return segment
 
@@ -272,7 +277,8 @@ class Journal:
 
     def _grow(self) -> None:
         """Make the next segment while there is time, if there was ever need of one."""
-        if self._made and self._may_grow():
+        has_room = shutil.disk_usage(self._root).free > PLENTY * self._segment_bytes
+        if self._made and self._may_grow() and has_room:
             with suppress(OSError):  # it is made, or fails, when it is needed
                 segment = self._new_segment()
                 with self._lock:
@@ -345,11 +351,19 @@ class Segment:
         self.unplaced = 0
         self.generation = b""
         if os.fstat(self.descriptor).st_size != size:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Have it be of its size; raises OSError, and closes it, where the disk has no room."""
+        try:
             os.ftruncate(self.descriptor, 0)
-            zeros = mmap(-1, ZEROS_BYTES)
-            for start in range(0, size, ZEROS_BYTES):
-                os.pwrite(self.descriptor, memoryview(zeros)[: size - start], start)
+            zeros = memoryview(mmap(-1, ZEROS_BYTES))
+            for start in range(0, self._size, ZEROS_BYTES):
+                os.pwrite(self.descriptor, zeros[: self._size - start], start)
             os.fsync(self.descriptor)
+        except OSError:
+            os.close(self.descriptor)
+            raise
 
     def has_room(self, size: int) -> bool:
         """Do so many bytes fit behind what is there?"""

@@ -15,7 +15,7 @@ for argument in "$@"; do
 done
 
 # The peers of the tests: command, and the Debian package that brings it.
-peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless promtool:prometheus"
+peers="dcmdump:dcmtk Orthanc:orthanc dciodvfy:dicom3tools javac:default-jdk-headless promtool:prometheus mkfs.xfs:xfsprogs"
 files="/usr/share/orthanc/plugins/libOrthancDicomWeb.so:orthanc-dicomweb /usr/share/java/pixelmed.jar:libpixelmed-java"
 if [ "$wants_viewer" ]; then
     peers="$peers chromium:chromium"

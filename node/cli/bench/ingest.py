@@ -93,7 +93,7 @@ def _show(cases: list[Case], rounds: int, load_before: float) -> None:
     print_table(COLUMNS, [_row(case, receiver) for case in cases for receiver in case.rates_by_receiver])
     say(
         f"\nMedians of {rounds} rounds in turns on {os.cpu_count()} cores, load {load_before:.1f} before; "
-        "sender: storescu.\nThe node's receiver is one process; memory is what its processes grew by."
+        "sender: storescu.\nMemory is what a receiver's processes grew by."
     )
 
 
