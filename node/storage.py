@@ -168,8 +168,11 @@ class InstanceWriter:
         if not entry.fits:
             return False
         with journal.keeping(entry):
-            make_folder(path.parent, sync=_sync_later)
-            self._give_name(path)
+            try:
+                self._give_name(path)
+            except FileNotFoundError:  # the first of its series
+                make_folder(path.parent, sync=_sync_later)
+                self._give_name(path)
         return True
 
     def _commit_by_itself(self, path: Path) -> None:

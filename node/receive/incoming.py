@@ -176,13 +176,15 @@ class Reception(DIMSEServiceProvider):
         except Exception as fault:  # the peer must be answered
             report("instance_failed", self.assoc, fault)
             status, comment = PROCESSING_FAILURE, "the node failed, see its log"
-        finally:
+        try:
+            if status != SUCCESS:
+                store.discard()
+                self._note_refused(store.request, status, comment)
+            answer = encode_store_answer(store.request, status, comment[:COMMENT_LENGTH])
+            item = PDV_HEADER.pack(len(answer) + 2, store.request.context_id, COMMAND | LAST) + answer
+            cast(Line, self.dul.socket).send(PDU_HEADER.pack(P_DATA_TF, len(item)) + item)
+        finally:  # the peer waits for none of this
             store.discard()
-        if status != SUCCESS:
-            self._note_refused(store.request, status, comment)
-        answer = encode_store_answer(store.request, status, comment[:COMMENT_LENGTH])
-        item = PDV_HEADER.pack(len(answer) + 2, store.request.context_id, COMMAND | LAST) + answer
-        cast(Line, self.dul.socket).send(PDU_HEADER.pack(P_DATA_TF, len(item)) + item)
 
     def _keep(self, store: "_Store") -> tuple[int, str]:
         """Return status and comment; on success the instance is on disk and announced."""
