@@ -134,26 +134,32 @@ class InstanceWriter:
         named = identifiers or self.identifiers()
         instance = storage.describe(named, self._meta, self._digest.hexdigest())
         if os.path.exists(instance.path):  # noqa: PTH110 - half the time, for each instance
-            # A file there that cannot be read is worth no more than none, and is replaced.
+            # A file there that is damaged is worth no more than none, and is replaced.
             with suppress(StoreError):
                 before = storage.read_instance(instance.path)
-                if not self._is_in(instance.path):
-                    raise DatasetError(named.sop_instance_uid, "other bytes with this UID have its digest")
-                return Stored(before, is_new=False)
+                if self._is_in(instance.path):
+                    return Stored(before, is_new=False)
         with disk_errors():
             if not self._commit_by_journal(instance.path):
                 self._commit_by_itself(instance.path)
         return Stored(instance, is_new=True)
 
     def _is_in(self, path: Path) -> bool:
-        """Does a stored file hold the same data set? The digest is fast, and no proof against a forger."""
+        """Does the file hold the same data set? False where it is damaged.
+
+        Raises DatasetError for another data set of the same digest: that is fast, and no proof against a forger.
+        """
+        digest, is_same = xxh3_128(), True
         with disk_errors(), Path(self._path).open("rb") as ours, path.open("rb") as theirs:
             ours.seek(len(self._head))
             read_file_meta(theirs)
-            while (piece := ours.read(COMPARED_BYTES)) == theirs.read(COMPARED_BYTES):
-                if not piece:
-                    return True
-        return False
+            while piece := theirs.read(COMPARED_BYTES):
+                digest.update(piece)
+                is_same = is_same and ours.read(COMPARED_BYTES) == piece
+            is_same = is_same and not ours.read(1)
+        if not is_same and digest.digest() == self._digest.digest():
+            raise DatasetError(self._meta.sop_instance_uid, "other bytes with this UID have the same digest")
+        return is_same
 
     def _commit_by_journal(self, path: Path) -> bool:
         """Have the bytes in the journal, synced, before the file has its name; nobody waits for the file.

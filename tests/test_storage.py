@@ -94,15 +94,42 @@ def test_other_bytes_of_one_instance_are_kept_beside_the_first(storage: Storage)
     assert len(files_below(storage.root)) == 2
 
 
-def test_other_bytes_with_a_digest_that_was_forged_are_refused(storage: Storage) -> None:
+class Constant:
+    """A digest that all bytes have in common."""
+
+    def update(self, _data: object) -> None:
+        pass
+
+    def digest(self) -> bytes:
+        return bytes(16)
+
+    def hexdigest(self) -> str:
+        return self.digest().hex()
+
+
+def test_other_bytes_with_a_digest_that_was_forged_are_refused(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.storage.xxh3_128", Constant)
     first = store(storage, encode_dataset()).instance
-    forged = encode_dataset(pixels=b"forged")
-    first.path.write_bytes(first.path.read_bytes().replace(encode_dataset(), forged))
 
     with pytest.raises(DatasetError, match="other bytes"):
-        store(storage, encode_dataset())
+        store(storage, encode_dataset(pixels=b"forged"))
 
     assert files_below(storage.root) == [first.path]
+    assert not store(storage, encode_dataset()).is_new
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+def test_a_file_whose_pixels_were_damaged_is_replaced_when_it_comes_again(
+    storage: Storage, is_short: bool
+) -> None:
+    instance = store(storage, encode_dataset()).instance
+    whole = instance.path.read_bytes()
+    instance.path.write_bytes(whole[:-1] if is_short else whole[:-1] + bytes([whole[-1] ^ 1]))
+
+    assert store(storage, encode_dataset()).is_new
+    assert instance.path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("titles", [("A", "B"), ("A", "A_"), ("A", ""), ("A/B", "A B")])
