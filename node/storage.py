@@ -147,7 +147,7 @@ class InstanceWriter:
     def _is_in(self, path: Path) -> bool:
         """Does the file hold the same data set? False where it is damaged.
 
-        Raises DatasetError for another data set of the same digest: that is fast, and no proof against a forger.
+        Raises DatasetError for another data set of the same digest, which is no proof against a forger.
         """
         digest, is_same = xxh3_128(), True
         with disk_errors(), Path(self._path).open("rb") as ours, path.open("rb") as theirs:

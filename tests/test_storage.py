@@ -121,9 +121,7 @@ def test_other_bytes_with_a_digest_that_was_forged_are_refused(
 
 
 @pytest.mark.parametrize("is_short", [True, False])
-def test_a_file_whose_pixels_were_damaged_is_replaced_when_it_comes_again(
-    storage: Storage, is_short: bool
-) -> None:
+def test_a_file_with_damaged_pixels_is_replaced_when_it_comes_again(storage: Storage, is_short: bool) -> None:
     instance = store(storage, encode_dataset()).instance
     whole = instance.path.read_bytes()
     instance.path.write_bytes(whole[:-1] if is_short else whole[:-1] + bytes([whole[-1] ^ 1]))
