@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pydicom import config
+
 from node.deliver.confirmation import note_report
 from node.index import Index, open_index
 from node.journal import BATCH_BYTES
@@ -146,6 +148,9 @@ def main() -> None:
     """Receive for the node that started this process, until it says stop, or is dead."""
     teller = Teller(socket.socket(fileno=int(sys.argv[1])))
     plan: Plan = teller.receive_plan()
+    # A sender proposes a hundred classes: pydicom's look at the characters of each UID is a third of the work
+    # of an association, and what it finds it would only warn of.
+    config.settings.reading_validation_mode = config.IGNORE
     configure_logging(plan.log.level, Path(plan.log.path) if plan.log.path else None)
     storage = build_storage(plan.data, plan.receive)
     open_journal(storage, plan.receive, plan.name)
