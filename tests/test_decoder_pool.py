@@ -109,13 +109,21 @@ def start(decoder: DecoderProcess) -> int:
     return pid
 
 
-def test_a_process_that_hangs_costs_one_frame(decoder: DecoderProcess) -> None:
+def test_a_process_that_gets_no_time_costs_no_frame(decoder: DecoderProcess) -> None:
     os.kill(start(decoder), signal.SIGSTOP)
 
-    with pytest.raises(ValueError, match="took longer than 2 s"):
-        decode(decoder, 2)
+    np.testing.assert_array_equal(decode(decoder, 2), frame(2))
 
-    np.testing.assert_array_equal(decode(decoder, 3), frame(3))
+
+def test_a_frame_that_keeps_its_process_at_work_is_refused_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "works.py"
+    program.write_text("while True:\n    pass")
+    child, began = ChildProcess(program, timeout_s=2), time.monotonic()
+
+    with pytest.raises(ChildError, match="took longer than 2 s"):
+        child.request("a frame")
+
+    assert time.monotonic() - began < 3.5
 
 
 def test_a_process_that_is_killed_costs_no_frame(decoder: DecoderProcess) -> None:
