@@ -12,11 +12,12 @@ import pytest
 from pydicom import dcmread
 
 from node.errors import MalformedRequestError, RequestTooLargeError
+from node.journal import MAX_REST_BYTES
 from node.receive.multipart import MultipartReader
 from node.receive.notes import Notes
 from node.receive.stow import Admission, StowReception
 from node.receive.stow_answer import encode_answer
-from node.storage import MAX_HELD_BYTES, Storage, Stored
+from node.storage import Storage, Stored
 from tests.doors import ANY_DISK
 from tests.peers import LOOPBACK, wait_until
 from tests.web_doors import BOUNDARY, OpenWebDoor, file, multipart, post, read_answer, request_head
@@ -24,7 +25,7 @@ from tests.web_doors import BOUNDARY, OpenWebDoor, file, multipart, post, read_a
 
 def test_a_client_that_goes_in_the_middle_leaves_nothing(open_door: OpenWebDoor) -> None:
     door = open_door()
-    body = multipart([file(), file("1.2.3.4.6", pixels=bytes(3 * MAX_HELD_BYTES))])
+    body = multipart([file(), file("1.2.3.4.6", pixels=bytes(3 * MAX_REST_BYTES))])
 
     with socket.create_connection((LOOPBACK, door.port)) as connection:
         connection.sendall(request_head(len(body)) + body[: len(body) // 2])

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from socketserver import BaseServer
 from typing import Any
 
@@ -73,7 +73,8 @@ class Keeper:
 
     def _report_there(self, association: Any) -> None:
         time.sleep(0.05)
-        self._send(association)
+        with suppress(RuntimeError, ValueError):  # who asked may be dead by now
+            self._send(association)
 
     def _send(self, association: Any, transaction_uid: str = "") -> None:
         request = self.requests[-1]
