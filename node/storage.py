@@ -89,10 +89,14 @@ class InstanceWriter:
         self._slab = storage.journal.take_slab() if storage.journal else None
         # No Path: with it, to make a file and to give it its name takes twice as long.
         self._path = f"{storage.incoming}/{os.getpid()}-{next(_numbers)}.part"
-        self._is_there = True
         with disk_errors():
             self._descriptor = new_descriptor(self._path)
-            write_all(self._descriptor, self._head)
+        self._is_there = True
+        try:
+            self._append(self._head)
+        except OutOfResourcesError:
+            self.abort()
+            raise
 
     def write(self, data: bytes | memoryview) -> None:
         """Append a piece of the encoded data set, exactly as it came, while the processor has it at hand."""
@@ -102,6 +106,9 @@ class InstanceWriter:
         self._size += len(data)
         if self._slab and not self._slab.add(data):
             self._give_back_slab()
+        self._append(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
         try:
             write_all(self._descriptor, data)
         except OSError as fault:

@@ -186,6 +186,23 @@ def test_file_is_synced_before_it_has_its_name_and_its_folder_after(tmp_path: Pa
     assert syncs[1:-1] == [(True, 0), (True, 0)]
 
 
+def test_a_disk_that_is_full_at_the_first_byte_leaves_nothing_and_no_file_open(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_descriptor: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("node.storage.write_all", fail)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    for _ in range(3):
+        with pytest.raises(OutOfResourcesError, match="No space"):
+            storage.new_instance(FileMeta(CT, "1.2", EXPLICIT))
+
+    assert files_below(storage.root) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_an_instance_that_is_not_committed_leaves_nothing(storage: Storage) -> None:
     with storage.new_instance(FileMeta(CT, "1.2", EXPLICIT)) as writer:
         writer.write(encode_dataset()[:-2])
