@@ -12,6 +12,7 @@ import pytest
 
 from node.domain.slide import SlideLevel
 from node.errors import PixelError
+from node.read import tile_isolation
 from node.read.matrix import CACHE_BYTES, TiledMatrix
 from node.read.slide import Slide, open_slide
 from node.read.slide_order import row_by_row
@@ -218,19 +219,19 @@ def test_a_decoder_that_was_killed_is_started_again(decoder: TileDecoder) -> Non
     assert [int(tile.mean()) for tile in tiles] == [10, 200]
 
 
-def test_a_decoder_that_hangs_is_ended_and_the_tile_named() -> None:
-    decoder = TileDecoder()
-    decoder.decode([stream()], 64, 64)
-    # From now on: to start it may take longer.
-    decoder._child._timeout_s = 0.2
-    stopped = decoder._child._process
-    stopped.send_signal(19)
+def test_a_decoder_that_hangs_is_ended_and_the_tile_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "hangs.py"
+    program.write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(tile_isolation, "PROGRAM", program)
+    decoder = TileDecoder(timeout_s=0.2)
 
     with pytest.raises(TileError, match="longer than") as caught:
         decoder.decode([stream()], 64, 64)
 
     assert caught.value.index == 0
-    assert stopped.returncode is not None
+    assert decoder._child._process is None
     decoder.close()
 
 
