@@ -38,8 +38,7 @@ def test_top_tiles_are_outlined_where_they_are_on_the_slide(
     study = add_results(archive, Written(paths, (), None), findings, tmp_path / "results")
 
     viewer.open_slide(study.uid)
-    viewer.open_series(study.description(Kind.LESIONS_SR))
-    viewer.wait_for(re.compile("μm²"))
+    viewer.open_list(study.description(Kind.LESIONS_SR), re.compile("μm²"))
     # It lies as on the glass, on which the rows of this slide run the other way.
     drawn = sample.region(1, 0, 0, SIDE // 4, SIDE // 4)[::-1, ::-1]
     (slide,) = wait_until(

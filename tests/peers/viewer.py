@@ -5,7 +5,7 @@ import io
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,21 @@ class Viewer:
         # OHIF now and then draws an image before it has the annotations. A new size has it drawn again.
         for width in (WINDOW_PX["width"] - 10, WINDOW_PX["width"]):
             self._page.set_viewport_size({**WINDOW_PX, "width": width})
+
+    def open_list(self, description: str, words: str | re.Pattern[str]) -> None:
+        """Open a series whose measurements are listed beside it, with these words.
+
+        OHIF's list for slides stays empty now and then, if it is there later than the outlines. Opened again,
+        the series is listed.
+        """
+        listed = self._page.get_by_text(words).first
+        for patience_s in (20, 20):
+            self.open_series(description)
+            with suppress(AssertionError):
+                wait_until(listed.is_visible, "it is listed", patience_s)
+                return
+        self.open_series(description)
+        listed.wait_for()
 
     def click(self, words: str) -> None:
         """Click what reads exactly so."""
