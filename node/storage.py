@@ -40,7 +40,8 @@ from node.disk import (
 from node.domain.study import Instance
 from node.errors import DatasetError, OutOfResourcesError, StoreError
 from node.header import FileMeta, Identifiers, encode_file_meta, read_file_meta, read_identifiers
-from node.journal import SEGMENT_BYTES, Entry, Journal, replay
+from node.journal import SEGMENT_BYTES, Journal
+from node.journal_record import Entry, replay
 
 log = structlog.get_logger()
 _numbers = itertools.count()

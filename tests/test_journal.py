@@ -13,7 +13,8 @@ from xxhash import xxh3_128
 
 from node.errors import OutOfResourcesError
 from node.header import FileMeta
-from node.journal import BLOCK_BYTES, MAX_REST_BYTES, Entry, Journal, Slab, records_in, replay
+from node.journal import Journal
+from node.journal_record import BLOCK_BYTES, MAX_REST_BYTES, Entry, Slab, records_in, replay
 from node.storage import Storage, Stored, Watermark
 from tests.instances import CT, EXPLICIT, encode_dataset
 from tests.peers import REPOSITORY

@@ -12,7 +12,7 @@ import pytest
 from pydicom import dcmread
 
 from node.errors import MalformedRequestError, RequestTooLargeError
-from node.journal import MAX_REST_BYTES
+from node.journal_record import MAX_REST_BYTES
 from node.receive.multipart import MultipartReader
 from node.receive.notes import Notes
 from node.receive.stow import Admission, StowReception

@@ -7,7 +7,8 @@ from random import Random
 
 from xxhash import xxh3_128
 
-from node.journal import BLOCK_BYTES, CRC, HEADER, MAGIC, Entry, Journal, Slab, replay
+from node.journal import Journal
+from node.journal_record import BLOCK_BYTES, CRC, HEADER, MAGIC, Entry, Slab, replay
 from tests.fuzz.mutation import mutate
 from tests.fuzz.seeds import Seed
 
