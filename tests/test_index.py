@@ -46,6 +46,15 @@ def test_a_stored_instance_comes_back_as_it_was(index):
     assert index.paths() == {instance().path}
 
 
+def test_an_instance_that_comes_again_in_another_study_opens_that_study_alone(index: Index) -> None:
+    index.record_instance(instance(), 1.0)
+    index.record_instances([instance(digest="b" * 32, study="1.9"), instance(uid="1.2.9", study="1.9")], 2.0)
+
+    opened = {study.study_instance_uid: study.last_received_at for study in index.open_studies()}
+    assert opened[STUDY] == 1.0
+    assert opened["1.9"] == pytest.approx(2.0, abs=1e-3)
+
+
 def test_an_open_study_tells_all_its_modalities(index):
     index.record_instance(instance("1.1", modality="CT"), received_at=10.0)
     index.record_instance(instance("1.2", modality="SR"), received_at=12.0)

@@ -8,10 +8,11 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from node.bench.ingest import cpu_s, send
+from node.bench.ingest import send
 from node.bench.ingest_files import Batch, Kind
 from node.bench.ingest_receivers import Receiver, running_node
 from node.bench.memory import resident_of
+from node.read.child import cpu_s
 
 SIZES = (100, 1_000, 10_000, 100_000)
 SMALL = Kind("8 KB CT", "1.2.840.10008.5.1.4.1.1.2", "CT", 64, 64, 1, 500)

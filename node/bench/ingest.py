@@ -21,9 +21,9 @@ from node.bench.ingest_receivers import (
 )
 from node.bench.memory import forget_peak_of, peak_of, resident_of
 from node.errors import DestinationUnreachableError
+from node.read.child import cpu_s
 
 SEND_TIMEOUT_S = 600
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # Orthanc works for a while after it has answered; the next receiver must not pay for it.
 SETTLED_S, LONGEST_SETTLING_S = 0.3, 20.0
 
@@ -127,12 +127,6 @@ def _settle(processes: Sequence[int]) -> None:
         worked_s = now_s
         os.sync()
         time.sleep(SETTLED_S)
-
-
-def cpu_s(process: int) -> float:
-    """Return the processor time that a process had."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def send(port: int, shares: Sequence[Sequence[Path]]) -> None:

@@ -64,9 +64,10 @@ class Arrivals(Database):
         with self.connection() as connection:
             connection.execute(self.upsert_of(INSTANCES, keep=("received_at",)), rows)
             uids = [instance.sop_instance_uid for instance in instances]
-            read = set(connection.execute(_TO_READ, {"uids": uids}).scalars())
-            read -= set(connection.execute(_CANCELLED, {"uids": list(read)}).scalars())
             last = {row["study_instance_uid"]: row["received_at"] for row in rows}
+            # An earlier one with the same UID may be in another study, which is left alone.
+            read = last.keys() & set(connection.execute(_TO_READ, {"uids": uids}).scalars())
+            read -= set(connection.execute(_CANCELLED, {"uids": list(read)}).scalars())
             for uid in read:
                 study = {"study_instance_uid": uid, "state": RECEIVING}
                 study |= {"first_received_at": last[uid], "last_received_at": last[uid]}

@@ -15,6 +15,12 @@ from node.read.messages import Buffer, Bytes, MessageError, receive, send
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
+def cpu_s(process: int) -> float:
+    """Return the processor time that a process had; raises OSError where there is no such process."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+
+
 class ChildError(ValueError):
     """A request that got no answer; the text says why."""
 
@@ -66,11 +72,9 @@ class ChildProcess:
         raise ChildError("the decoder broke down")
 
     def _worked_s(self) -> float:
-        """Return the processor time that the process had."""
+        """Return the processor time that the process had; 0 where there is none."""
         with suppress(OSError):
-            fields = Path(f"/proc/{self._process.pid if self._process else 0}/stat").read_text()
-            user, system = fields.rpartition(")")[2].split()[11:13]
-            return (int(user) + int(system)) / TICKS_PER_S
+            return cpu_s(self._process.pid) if self._process else 0.0
         return 0.0
 
     def close(self) -> None:

@@ -52,8 +52,7 @@ class Fragment:
 class Inbox:
     """One buffer for what a connection brings; fragments are views of it, and stay until `reclaim`.
 
-    It holds whatever one instance of a few MiB needs, so that its bytes are not copied on their way to the
-    disk. Memory is used as far as it was ever filled.
+    Memory is used as far as it was ever filled: with `reclaim` after each read, as far as one read goes.
     """
 
     def __init__(self, size_bytes: int, max_data_bytes: int) -> None:

@@ -37,8 +37,8 @@ EVENTS_OF_PRIMITIVES = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt1
 NOT_SPECIFIED = 0x00
 
 INBOX_BYTES = 4 << 20
-# With less room than this, reads become small: what is there goes to the disk first.
-LEAST_ROOM_BYTES = 1 << 17
+# What still comes on a line that has ended is dropped in pieces of this size.
+DROPPED_BYTES = 1 << 17
 # How long a peer may take to close what has ended.
 LINGER_S = 1.0
 
@@ -292,7 +292,7 @@ class UpperLayer(DULServiceProvider):
         now = time.monotonic()
         self._linger_until = self._linger_until or now + LINGER_S
         self._inbox.reclaim()
-        count = self.line.recv_into(self._inbox.free[:LEAST_ROOM_BYTES])
+        count = self.line.recv_into(self._inbox.free[:DROPPED_BYTES])
         if count == 0:
             self.event_queue.put(CLOSED)
         elif now >= self._linger_until:
